@@ -1,0 +1,93 @@
+//! Condition types and reasons: the part of status that other programs read. Phase is derived from them.
+
+/// What the spec asks for now is so (open, or ended with everything gone).
+pub const READY: &str = "Ready";
+/// `ssh` would be let in and land in a shell.
+pub const OPEN: &str = "Open";
+/// Will not proceed without a human. Absent otherwise.
+pub const STALLED: &str = "Stalled";
+
+/// Declares [`Reason`] once: variant, text for people who search the documentation.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Why a condition is what it is. A closed set: it is also a metric label.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// The word that stands in the condition.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)+ }
+            }
+
+            /// The reason a stored word stands for; `None` for a word of another version.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<Self> {
+                match word { $(stringify!($name) => Some(Self::$name),)+ _ => None }
+            }
+
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+        }
+    };
+}
+
+reasons! {
+    /// The session is open.
+    SessionOpen,
+    /// Another session of the project is live; this one waits inside its own TTL.
+    ProjectBusy,
+    /// The isolated namespace's quota is used up; waits.
+    QuotaExceeded,
+    /// No node has room; waits.
+    Scheduling,
+    /// The image is being pulled.
+    Pulling,
+    /// The pod exists, its agent has not reported yet.
+    Starting,
+    /// The TTL or `notAfter` passed.
+    Expired,
+    /// `spec.end` was set.
+    EndRequested,
+    /// The object is being deleted.
+    Deleted,
+    /// The pod ended by itself.
+    PodFailed,
+    /// The pod was deleted by somebody else. An object that had a pod never gets another.
+    PodGone,
+    /// A container went over its memory limit.
+    OutOfMemory,
+    /// The kubelet evicted the pod (its ephemeral storage, or the node's pressure).
+    Evicted,
+    /// The kubelet's deadline ended the pod.
+    DeadlineExceeded,
+    /// A pod of higher priority took its place.
+    Preempted,
+    /// The image cannot be had: missing tag, no right to pull, or bad reference.
+    ImageRefused,
+    /// The image is outside what the configuration allows for this namespace.
+    ImageNotAllowed,
+    /// The cluster's runtime cannot do user namespaces.
+    UserNamespacesUnsupported,
+    /// The cluster's runtime cannot mount image volumes.
+    ImageVolumeUnsupported,
+    /// The container could not be started for another reason.
+    ContainerRefused,
+    /// Admission refused the pod.
+    PodRefused,
+    /// The isolated namespace lacks its labels or its default-deny policy.
+    NamespaceNotIsolated,
+    /// The agent could reach an address that must be closed.
+    NetworkNotIsolated,
+    /// The agent could not reach any gateway.
+    LinkFailed,
+    /// What the schema cannot see is wrong in the spec.
+    InvalidSpec,
+    /// The pod or job named in `spec.source` does not exist or did not fail.
+    SourceNotFound,
+    /// The controller may not read what `spec.source` names.
+    SourceForbidden,
+    /// The pod is being deleted.
+    Terminating,
+}

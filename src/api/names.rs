@@ -1,0 +1,34 @@
+//! Names of labels, annotations, field managers and fixed objects. Labels are an index, never proof of
+//! ownership: who owns what is decided by the UID in [`OWNER_UID`].
+
+/// API group of both kinds.
+pub const GROUP: &str = "sandglass.dev";
+
+/// Label on everything Sandglass makes: `app.kubernetes.io/managed-by: sandglass`.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY`].
+pub const MANAGED_BY_VALUE: &str = "sandglass";
+/// Label: UID of the custom resource a pod belongs to.
+pub const OWNER_UID: &str = "sandglass.dev/owner-uid";
+/// Label: kind of the owner, `DebugSession` or `BreakglassVM`.
+pub const OWNER_KIND: &str = "sandglass.dev/owner-kind";
+/// Label: `Isolated` or `Egress`; the shipped network policies select by it.
+pub const NETWORK: &str = "sandglass.dev/network";
+/// Annotation: namespace of the owner.
+pub const OWNER_NAMESPACE: &str = "sandglass.dev/owner-namespace";
+/// Annotation: name of the owner.
+pub const OWNER_NAME: &str = "sandglass.dev/owner-name";
+/// Annotation: RFC 3339 end of the session; the sweeper deletes by it without looking at the owner.
+pub const EXPIRES_AT: &str = "sandglass.dev/expires-at";
+
+/// Field manager of the controller (objects and status).
+pub const CONTROLLER_MANAGER: &str = "sandglass-controller";
+/// Field manager of the gateway (the `connections` list in status only).
+pub const GATEWAY_MANAGER: &str = "sandglass-gateway";
+
+/// Audience of the projected token with which an agent opens its link.
+pub const LINK_AUDIENCE: &str = "sandglass-gateway";
+/// TLS server name of the gateway's link port: fixed, so that swapping the address gains nothing.
+pub const LINK_SERVER_NAME: &str = "link.sandglass.internal";
+/// `ServiceAccount` of every debug pod. It has no rights at all.
+pub const DEBUG_SERVICE_ACCOUNT: &str = "sandglass-debug";

@@ -1,0 +1,10 @@
+//! Sandglass: access that exists for half an hour and then is gone.
+//!
+//! The rooms, from top to bottom; an upper one may use a lower one, never the reverse and never sideways:
+//! `runtime`, the controllers (`debug_session`, `sweeper`), the data path (`gateway`, `link`, `agent`),
+//! `kubernetes` (the adapter), `domain` and `api` (pure).
+
+#[cfg(feature = "server")]
+pub mod api;
+pub mod domain;
+pub mod link;
