@@ -4,7 +4,12 @@
 //! `runtime`, the controllers (`debug_session`, `sweeper`), the data path (`gateway`, `link`, `agent`),
 //! `kubernetes` (the adapter), `domain` and `api` (pure).
 
+#[cfg(feature = "agent")]
+pub mod agent;
 #[cfg(feature = "server")]
 pub mod api;
+#[cfg(feature = "server")]
 pub mod domain;
+#[cfg(feature = "server")]
+pub mod gateway;
 pub mod link;

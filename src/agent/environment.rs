@@ -116,7 +116,9 @@ fn is_writable(folder: &Path) -> bool {
 }
 
 fn shells(account: Option<&Account>, tools: bool) -> Vec<PathBuf> {
-    let own = account.map(|account| account.shell.clone()).filter(|shell| !shell.is_empty() && !shell.ends_with("nologin") && !shell.ends_with("/false"));
+    let own = account
+        .map(|account| account.shell.clone())
+        .filter(|shell| !shell.is_empty() && !shell.ends_with("nologin") && !shell.ends_with("/false"));
     let mut candidates: Vec<PathBuf> = own.map(PathBuf::from).into_iter().collect();
     candidates.extend(["/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh", "/bin/ash", "/busybox/sh"].map(PathBuf::from));
     if tools {

@@ -45,3 +45,12 @@ pub fn keep_only(keep: &[std::os::fd::RawFd]) -> nix::Result<()> {
     // SAFETY: closes descriptors that nothing in this child uses.
     nix::errno::Errno::result(unsafe { nix::libc::close_range(first, u32::MAX, 0) }).map(drop)
 }
+
+/// Puts `/dev/null` in the place of a descriptor whose owner lives on: its file is closed for everybody else to see.
+pub fn replace_by_null(descriptor: std::os::fd::BorrowedFd<'_>) {
+    use std::os::fd::AsRawFd;
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        // SAFETY: both are open descriptors of this process; the owner keeps a valid descriptor of the same number.
+        let _ = nix::errno::Errno::result(unsafe { nix::libc::dup3(null.as_raw_fd(), descriptor.as_raw_fd(), nix::libc::O_CLOEXEC) });
+    }
+}

@@ -1,10 +1,8 @@
 //! From what the gateway asks for to a running process with streams the agent can read and write.
 
 use super::environment::Environment;
-use super::reaper::Reaper;
 use super::{supervisor, terminal};
 use crate::link::message::{Process, Program, Size};
-use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -43,13 +41,6 @@ pub struct Running {
     pub control: UnixStream,
     /// The streams.
     pub streams: Streams,
-    /// The supervisor's end.
-    pub supervisor: Supervised,
-}
-
-/// Unregisters the supervisor from the reaper once it has ended.
-pub struct Supervised {
-    _process: Pid,
 }
 
 /// Where input goes and output comes from.
@@ -74,30 +65,35 @@ const PIPE_SIZE: i32 = 256 * 1024;
 ///
 /// # Errors
 /// When the kernel refuses a terminal, a pipe or a process.
-pub fn launch(process: &Process, environment: &Environment, agent_socket: Option<&str>, _reaper: &Reaper) -> io::Result<Running> {
+pub fn launch(process: &Process, environment: &Environment, agent_socket: Option<&str>) -> io::Result<Running> {
     let plan = plan(process, environment, agent_socket);
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    let (streams, process) = match &process.terminal {
+    let streams = match &process.terminal {
         Some(wanted) => {
             let (master, slave) = terminal::open(wanted)?;
-            let process = supervisor::start(&plan, [&slave, &slave, &slave], &theirs)?;
-            (Streams::Terminal(AsyncFd::new(master)?), process)
+            supervisor::start(&plan, [&slave, &slave, &slave], &theirs)?;
+            Streams::Terminal(watched(master)?)
         }
         None => {
             let (input, stdin) = pipe_pair()?;
             let (stdout, output) = pipe_pair()?;
             let (stderr, errors) = pipe_pair()?;
-            let process = supervisor::start(&plan, [&input, &output, &errors], &theirs)?;
-            let streams = Streams::Pipes {
+            supervisor::start(&plan, [&input, &output, &errors], &theirs)?;
+            Streams::Pipes {
                 stdin: pipe::Sender::from_owned_fd(stdin)?,
                 stdout: pipe::Receiver::from_owned_fd(stdout)?,
                 stderr: pipe::Receiver::from_owned_fd(stderr)?,
-            };
-            (streams, process)
+            }
         }
     };
-    Ok(Running { control: UnixStream::from_std(ours)?, streams, supervisor: Supervised { _process: process } })
+    Ok(Running { control: UnixStream::from_std(ours)?, streams })
+}
+
+/// The safe constructor is deprecated since other types than an owned descriptor may lie about what they own.
+#[allow(deprecated)]
+fn watched(master: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(master)
 }
 
 /// A pipe: (read end, write end). Only the agent's own end is made non-blocking, by tokio, which needs it so beforehand.
@@ -135,13 +131,7 @@ fn plan(process: &Process, environment: &Environment, agent_socket: Option<&str>
             "the agent's sftp server could not be started".to_owned(),
         ),
     };
-    Plan {
-        programs,
-        environment: variables,
-        directory: environment.directory(),
-        terminal: process.terminal.is_some(),
-        without_program,
-    }
+    Plan { programs, environment: variables, directory: environment.directory(), terminal: process.terminal.is_some(), without_program }
 }
 
 /// A login shell's name begins with a dash.

@@ -13,6 +13,7 @@ mod forward;
 mod install;
 mod launch;
 mod link;
+mod log;
 mod probe;
 mod reaper;
 mod sftp;
@@ -20,6 +21,7 @@ mod supervisor;
 mod terminal;
 
 pub use install::{copy_tree, install};
+pub use log::log_to_standard_error;
 pub use sftp::serve as serve_sftp;
 
 use crate::link::settings::{AgentSettings, VARIABLE};
@@ -74,11 +76,18 @@ pub fn serve() -> Result<i32, AgentError> {
 async fn run(settings: AgentSettings) -> Result<i32, AgentError> {
     let dialer = dial::Dialer::new(&settings.certificate_authority)?;
     files::prepare(&settings)?;
-    let reaper = reaper::start().map_err(AgentError::Start)?;
+    reaper::start().map_err(AgentError::Start)?;
     let deadline = deadline::Deadline::new(&settings);
     let environment = environment::Environment::of(&settings);
     let verdict = probe::start(settings.must_be_closed.clone());
-    let agent = Rc::new(link::Agent { dialer, environment, reaper, verdict: verdict.clone() });
+    let verdict_for_links = verdict.clone();
+    let agent = Rc::new(link::Agent {
+        dialer,
+        environment,
+        verdict: verdict_for_links,
+        cancels: std::cell::RefCell::default(),
+        forwards: forward::Pending::default(),
+    });
     link::start(&settings.links, agent);
     let code = tokio::select! {
         () = deadline.passed() => 0,

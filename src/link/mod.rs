@@ -3,9 +3,13 @@
 
 pub mod frame;
 pub mod message;
-pub mod settings;
+#[cfg(feature = "server")]
+pub mod registry;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod settings;
+#[cfg(feature = "server")]
+pub mod tls;
 
 /// Path of the control WebSocket: one per agent and gateway replica.
 pub const CONTROL_PATH: &str = "/link/v1/control";
