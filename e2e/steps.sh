@@ -12,7 +12,7 @@ else
 	BOLD='' DIM='' GREEN='' RED='' YELLOW='' PLAIN=''
 fi
 
-STEP=0 STEPS=0 STEP_LOG=
+STEP=0 STEPS=0 STEP_LOG='' STEP_PID=''
 
 die() {
 	printf '%s%s: %s%s\n' "$RED" "$(basename "$0")" "$*" "$PLAIN" >&2
@@ -30,8 +30,10 @@ step() { # TITLE COMMAND...
 	mkdir -p "$WORK/log"
 	STEP_LOG=$WORK/log/$(printf %02d "$STEP")-$(tr -cs 'a-zA-Z0-9\n' - <<<"$title" | cut -c1-40 | sed 's/-*$//').log
 	printf '%s[%d/%d]%s %s\n' "$BOLD" "$STEP" "$STEPS" "$PLAIN" "$title"
+	set -m # a process group of its own: all of it can be ended
 	"$@" >"$STEP_LOG" 2>&1 </dev/null &
-	pid=$!
+	set +m
+	pid=$! STEP_PID=$!
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 0.2
 		if [ "$(since "$heard")" -ge 30 ]; then
@@ -40,6 +42,7 @@ step() { # TITLE COMMAND...
 		fi
 	done
 	wait "$pid" || code=$?
+	STEP_PID=''
 	if [ "$code" != 0 ]; then
 		printf '%s      failed after %d s (exit status %d). The end of %s:%s\n' "$RED" "$(since "$began")" "$code" "${STEP_LOG#"$TOP/"}" "$PLAIN"
 		tail -n "${STEP_LINES:-150}" "$STEP_LOG" | sed 's/^/      | /'
@@ -47,6 +50,11 @@ step() { # TITLE COMMAND...
 	fi
 	printf '%s      done in %d s%s%s\n' "$GREEN" "$(since "$began")" "$PLAIN" "$(closing_words "$STEP_LOG")"
 }
+
+# Ends the step that runs, with everything it started.
+stop_step() { [ -z "$STEP_PID" ] || kill -TERM -- "-$STEP_PID" 2>/dev/null || true; }
+trap stop_step EXIT
+trap 'exit 130' INT TERM
 
 last_line() { tr '\r' '\n' <"$1" | sed 's/\x1b\[[0-9;]*m//g' | grep -v '^[[:space:]]*$' | tail -n 1 | cut -c1-140 || true; }
 

@@ -77,7 +77,7 @@ async fn bridge(socket: Socket, reader: impl AsyncRead + Unpin, mut writer: impl
 }
 
 async fn serve_process(socket: Socket, process: &Process, agent: &Agent) -> Result<(), String> {
-    let listener = process.agent_forward.then(|| forward::Listener::new(&agent.forwards)).transpose();
+    let listener = process.agent_forward.then(|| forward::Listener::new(&agent.forwards, agent.environment.run_folder())).transpose();
     let listener = listener.map_err(|failure| format!("failed to make the ssh-agent socket: {failure}"))?;
     let socket_path = listener.as_ref().map(forward::Listener::path);
     let running = launch(process, &agent.environment, socket_path.as_deref())

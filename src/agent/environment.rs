@@ -1,7 +1,7 @@
 //! What a process in the session sees around it: variables, working directory, shells. Read once at start.
 
 use crate::link::message::Process;
-use crate::link::settings::{AGENT_PATH, AgentSettings, RUN_FOLDER, TOOLS_FOLDER, VARIABLE};
+use crate::link::settings::{AGENT_PATH, AgentSettings, TOOLS_FOLDER, VARIABLE};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ pub struct Environment {
     directory: PathBuf,
     shells: Vec<PathBuf>,
     agent: PathBuf,
+    run_folder: PathBuf,
 }
 
 /// The entry of `/etc/passwd` for the user the agent runs as.
@@ -28,7 +29,7 @@ impl Environment {
     pub fn of(settings: &AgentSettings) -> Self {
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let account = account(&passwd, nix::unistd::getuid().as_raw());
-        let home = home(account.as_ref());
+        let home = home(account.as_ref(), Path::new(&settings.run_folder));
         let shells = shells(account.as_ref(), settings.tools);
         let inherited = std::env::vars_os().filter(|(name, _)| is_passed_on(&name.to_string_lossy()));
         let mut variables: Vec<(OsString, OsString)> = inherited.collect();
@@ -52,7 +53,7 @@ impl Environment {
         let working = std::env::current_dir().unwrap_or_else(|_| "/".into());
         let directory = settings.working_directory.as_ref().map_or(working, PathBuf::from);
         let agent = std::env::current_exe().unwrap_or_else(|_| AGENT_PATH.into());
-        Self { variables, directory, shells, agent }
+        Self { variables, directory, shells, agent, run_folder: PathBuf::from(&settings.run_folder) }
     }
 
     /// The variables of one process: the session's, then what its client sent.
@@ -74,6 +75,11 @@ impl Environment {
     /// Where processes start.
     pub fn directory(&self) -> PathBuf {
         self.directory.clone()
+    }
+
+    /// The agent's writable folder.
+    pub fn run_folder(&self) -> &Path {
+        &self.run_folder
     }
 
     /// The agent's own file.
@@ -106,9 +112,9 @@ fn account(passwd: &str, user: u32) -> Option<Account> {
 }
 
 /// The account's home where it can be written, else a folder of the agent's.
-fn home(account: Option<&Account>) -> PathBuf {
+fn home(account: Option<&Account>, run_folder: &Path) -> PathBuf {
     let own = account.map(|account| PathBuf::from(&account.home)).filter(|home| is_writable(home));
-    own.unwrap_or_else(|| Path::new(RUN_FOLDER).join("home"))
+    own.unwrap_or_else(|| run_folder.join("home"))
 }
 
 fn is_writable(folder: &Path) -> bool {

@@ -1,7 +1,7 @@
 //! The files the agent leaves for the people in the session, in its run folder.
 
 use super::AgentError;
-use crate::link::settings::{AgentSettings, RUN_FOLDER};
+use crate::link::settings::AgentSettings;
 use std::path::Path;
 
 /// Writes `stripped-env` and `known_hosts`, and makes a home for users without one.
@@ -9,7 +9,7 @@ use std::path::Path;
 /// # Errors
 /// [`AgentError::Folder`] when the folder cannot be written.
 pub fn prepare(settings: &AgentSettings) -> Result<(), AgentError> {
-    let folder = std::env::var_os("SANDGLASS_RUN_FOLDER").map_or_else(|| Path::new(RUN_FOLDER).to_path_buf(), Into::into);
+    let folder = Path::new(&settings.run_folder);
     let attempt = || -> std::io::Result<()> {
         std::fs::create_dir_all(folder.join("home"))?;
         std::fs::write(folder.join("stripped-env"), lines(&settings.stripped_environment))?;

@@ -1,13 +1,12 @@
 //! `ssh -A`: a private socket for the process; each connection to it becomes a channel back to the user's own ssh-agent.
 
 use crate::link::frame;
-use crate::link::settings::RUN_FOLDER;
 use futures_util::SinkExt;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_tungstenite::tungstenite::Message;
@@ -52,11 +51,10 @@ impl Listener {
     ///
     /// # Errors
     /// When the run folder cannot be written.
-    pub fn new(pending: &Pending) -> io::Result<Self> {
-        let base = std::env::var_os("SANDGLASS_RUN_FOLDER").map_or_else(|| PathBuf::from(RUN_FOLDER), PathBuf::from);
+    pub fn new(pending: &Pending, run_folder: &Path) -> io::Result<Self> {
         let number = pending.next.get();
         pending.next.set(number + 1);
-        let folder = base.join(format!("ssh-agent-{}-{number}", std::process::id()));
+        let folder = run_folder.join(format!("ssh-agent-{}-{number}", std::process::id()));
         match std::fs::remove_dir_all(&folder) {
             Err(failure) if failure.kind() != io::ErrorKind::NotFound => return Err(failure),
             _ => {}

@@ -5,12 +5,12 @@ use super::environment::Environment;
 use super::probe::Verdict;
 use super::{channel, forward};
 use crate::link::message::{Start, ToAgent, ToGateway};
-use crate::link::settings::TOKEN_PATH;
 use crate::link::{CHANNEL_PATH, CONTROL_PATH};
 use futures_util::{SinkExt, StreamExt};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +21,8 @@ use tracing::{debug, info, warn};
 pub struct Agent {
     /// Dials gateways.
     pub dialer: Dialer,
+    /// Where the kubelet keeps the current token.
+    pub token_path: PathBuf,
     /// Surroundings of the session's processes.
     pub environment: Environment,
     /// Whether the pod is isolated.
@@ -69,7 +71,7 @@ async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: 
     let mut backoff = FIRST_BACKOFF;
     let mut failures = 0;
     loop {
-        let token = std::fs::read_to_string(token_path()).unwrap_or_default();
+        let token = std::fs::read_to_string(&agent.token_path).unwrap_or_default();
         match agent.dialer.dial(address, CONTROL_PATH, &token).await {
             Ok(socket) => {
                 info!(%address, "linked");
@@ -90,10 +92,6 @@ async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: 
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(LAST_BACKOFF);
     }
-}
-
-fn token_path() -> String {
-    std::env::var("SANDGLASS_TOKEN_PATH").unwrap_or_else(|_| TOKEN_PATH.into())
 }
 
 async fn converse(socket: Socket, address: SocketAddr, agent: &Rc<Agent>, known: &Known) {

@@ -83,6 +83,7 @@ async fn run(settings: AgentSettings) -> Result<i32, AgentError> {
     let verdict_for_links = verdict.clone();
     let agent = Rc::new(link::Agent {
         dialer,
+        token_path: settings.token_path.clone().into(),
         environment,
         verdict: verdict_for_links,
         cancels: std::cell::RefCell::default(),

@@ -10,7 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, setsid};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
@@ -70,7 +70,8 @@ fn control_socket() -> UnixStream {
 /// The program's streams belong to the program alone, else their other ends never see an end of file.
 fn release_streams() {
     if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
-        let null = null.as_raw_fd();
+        // Given away: `keep_only` closes it.
+        let null = null.into_raw_fd();
         let _ = fork::keep_only(&[null, null, null, CONTROL]);
     }
 }

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod directory;
 pub mod handler;
 pub mod inbox;
+pub mod keys;
 pub mod limits;
 pub mod listener;
 pub mod metrics;
