@@ -6,5 +6,15 @@
 
 #[cfg(feature = "server")]
 pub mod api;
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod debug_session;
 pub mod domain;
+#[cfg(feature = "server")]
+pub mod kubernetes;
 pub mod link;
+#[cfg(feature = "server")]
+pub mod runtime;
+#[cfg(feature = "server")]
+pub mod sweeper;

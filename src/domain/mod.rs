@@ -12,3 +12,5 @@ pub mod images;
 pub mod lifetime;
 #[cfg(feature = "server")]
 pub mod names;
+#[cfg(feature = "server")]
+pub mod quantity;
