@@ -1,5 +1,5 @@
 # How the scripts tell what they do and how far they are. Sourced, never run.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 WORK=$TOP/target/e2e

@@ -27,6 +27,12 @@ macro_rules! reasons {
                 match word { $(stringify!($name) => Some(Self::$name),)+ _ => None }
             }
 
+            /// What it stands for, for the documentation.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+
             /// Every reason there is.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
         }
@@ -90,4 +96,26 @@ reasons! {
     SourceForbidden,
     /// The pod is being deleted.
     Terminating,
+}
+
+impl Reason {
+    /// Whether a human must do something before the object, or another like it, can proceed.
+    #[must_use]
+    pub const fn stalls(self) -> bool {
+        matches!(
+            self,
+            Self::ImageRefused
+                | Self::ImageNotAllowed
+                | Self::UserNamespacesUnsupported
+                | Self::ImageVolumeUnsupported
+                | Self::ContainerRefused
+                | Self::PodRefused
+                | Self::NamespaceNotIsolated
+                | Self::NetworkNotIsolated
+                | Self::LinkFailed
+                | Self::InvalidSpec
+                | Self::SourceNotFound
+                | Self::SourceForbidden
+        )
+    }
 }

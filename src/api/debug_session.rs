@@ -441,3 +441,15 @@ pub struct ConnectionRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<String>,
 }
+
+impl LimitName {
+    /// The word in `limits`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::EphemeralStorage => "ephemeral-storage",
+        }
+    }
+}

@@ -21,6 +21,16 @@ pub const OWNER_NAME: &str = "sandglass.dev/owner-name";
 /// Annotation: RFC 3339 end of the session; the sweeper deletes by it without looking at the owner.
 pub const EXPIRES_AT: &str = "sandglass.dev/expires-at";
 
+/// Annotation: the project a pod counts for, `<namespace>/<project>`; the second part is empty for the namespace's own.
+pub const PROJECT: &str = "sandglass.dev/project";
+
+/// Name of the container a user lands in.
+pub const SESSION_CONTAINER: &str = "session";
+/// Name of the init container that copies the agent, where image volumes are not used.
+pub const AGENT_CONTAINER: &str = "install-agent";
+/// Name of the init container that copies the tools.
+pub const TOOLS_CONTAINER: &str = "copy-tools";
+
 /// Field manager of the controller (objects and status).
 pub const CONTROLLER_MANAGER: &str = "sandglass-controller";
 /// Field manager of the gateway (the `connections` list in status only).

@@ -1,14 +1,10 @@
 //! The rules of Sandglass, pure: no client, no IO, time as an argument.
 
 pub mod access;
-
 pub mod configuration;
-
 pub mod environment;
-
 pub mod images;
-
 pub mod lifetime;
-
 pub mod names;
+pub mod quantity;
 pub mod secret;

@@ -191,6 +191,10 @@ pub async fn watch_over(connection: Arc<Connection>, handle: russh::server::Hand
     loop {
         tokio::select! {
             () = &mut closed => break,
+            () = gateway.drain.cancelled() => {
+                end(&connection, &handle, &cut, "this gateway restarts. The session goes on: log in again to get back", closed).await;
+                break;
+            }
             _ = sessions.changed() => {}
             _ = tick.tick() => {}
         }

@@ -20,6 +20,8 @@ use crate::domain::configuration::Configuration;
 use crate::link::registry::Registry;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Exit status of a channel that was cut because its session ended or its access was taken away.
 pub const EXIT_CUT: u32 = 124;
@@ -40,6 +42,18 @@ pub struct Gateway {
     pub reports: report::Reports,
     /// Counters.
     pub metrics: metrics::Metrics,
+    /// Cancelled when this replica is to stop: its connections are ended with a message.
+    pub drain: CancellationToken,
     /// The clock.
     pub now: fn() -> DateTime<Utc>,
+}
+
+impl Gateway {
+    /// Returns when no connection is logged in any more.
+    pub async fn connections_ended(&self) {
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        while self.metrics.connections.get() > 0 {
+            tick.tick().await;
+        }
+    }
 }

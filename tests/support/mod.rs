@@ -92,6 +92,7 @@ impl Bench {
             registry: Arc::new(Registry::default()),
             reports,
             metrics: Metrics::default(),
+            drain: CancellationToken::new(),
             now: Utc::now,
         });
         let (certificate_authority, key) = tls::new_authority().expect("CA");

@@ -1,0 +1,103 @@
+//! What the controller counts. Labels are closed enums: never names, UIDs or error text.
+
+use chrono::TimeDelta;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::api::debug_session::Phase;
+use crate::kubernetes::Category;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: PhaseValue,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct PhaseValue(Option<Phase>);
+
+impl EncodeLabelValue for PhaseValue {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        encoder.write_str(match self.0 {
+            None => "New",
+            Some(Phase::Waiting) => "Waiting",
+            Some(Phase::Starting) => "Starting",
+            Some(Phase::Open) => "Open",
+            Some(Phase::Ended) => "Ended",
+            Some(Phase::Failed) => "Failed",
+        })
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CategoryLabel {
+    category: CategoryValue,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct CategoryValue(Category);
+
+impl EncodeLabelValue for CategoryValue {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        encoder.write_str(self.0.as_str())
+    }
+}
+
+/// The controller's metrics; clones share their values.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    sessions: Family<PhaseLabel, Gauge>,
+    errors: Family<CategoryLabel, Counter>,
+    seconds: Histogram,
+    start_seconds: Histogram,
+}
+
+const PHASES: [Option<Phase>; 6] =
+    [None, Some(Phase::Waiting), Some(Phase::Starting), Some(Phase::Open), Some(Phase::Ended), Some(Phase::Failed)];
+
+impl Metrics {
+    /// Registers them.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            sessions: Family::default(),
+            errors: Family::default(),
+            seconds: Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
+            start_seconds: Histogram::new([0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0]),
+        };
+        registry.register("sandglass_debug_sessions", "Sessions by phase", metrics.sessions.clone());
+        registry.register("sandglass_reconcile_errors", "Failed passes by category", metrics.errors.clone());
+        registry.register("sandglass_reconcile_seconds", "Duration of a pass", metrics.seconds.clone());
+        registry.register("sandglass_pod_start_seconds", "From the creation of the pod to an open session", metrics.start_seconds.clone());
+        metrics
+    }
+
+    pub(super) fn count(&self, phases: impl Iterator<Item = Option<Phase>>) {
+        let mut counts = [0_i64; PHASES.len()];
+        for phase in phases {
+            if let Some(count) = PHASES.iter().position(|known| *known == phase).and_then(|at| counts.get_mut(at)) {
+                *count += 1;
+            }
+        }
+        for (phase, count) in PHASES.into_iter().zip(counts) {
+            self.sessions.get_or_create(&PhaseLabel { phase: PhaseValue(phase) }).set(count);
+        }
+    }
+
+    pub(super) fn failed(&self, category: Category) {
+        self.errors.get_or_create(&CategoryLabel { category: CategoryValue(category) }).inc();
+    }
+
+    pub(super) fn passed(&self, took: Duration) {
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn started(&self, took: TimeDelta) {
+        self.start_seconds.observe(took.as_seconds_f64().max(0.0));
+    }
+}
