@@ -189,7 +189,7 @@ fn look(session: &DebugSession, pod: &Pod, observed: &Observed, settings: &Setti
     }
 }
 
-fn plan(session: &DebugSession, identity: &Identity, read: &SourceRead, settings: &Settings) -> Result<Plan, Cause> {
+pub(super) fn plan(session: &DebugSession, identity: &Identity, read: &SourceRead, settings: &Settings) -> Result<Plan, Cause> {
     let sessions = &settings.configuration.sessions;
     let taken = source::take(session, read).map_err(|problem| match problem {
         SourceProblem::Missing(message) => Cause::new(Reason::SourceNotFound, message),

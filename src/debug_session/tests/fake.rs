@@ -8,6 +8,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use kube::client::Body;
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,6 +20,16 @@ pub(crate) struct Call {
     pub group: String,
     pub resource: String,
     pub namespace: String,
+}
+
+thread_local! {
+    /// Every kind of call made on this thread, by whichever server: a test is one thread.
+    static RECORD: RefCell<BTreeSet<Call>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+/// What was called on this thread until now.
+pub(crate) fn record() -> BTreeSet<Call> {
+    RECORD.with_borrow(Clone::clone)
 }
 
 type Key = (String, String, String, String);
@@ -160,6 +171,7 @@ impl Fake {
         let resource = target.subresource.as_ref().map_or_else(|| target.resource.clone(), |sub| format!("{}/{sub}", target.resource));
         let call = Call { verb: verb.into(), group: target.group.clone(), resource, namespace: target.namespace.clone() };
         let forbidden = state.forbidden.as_ref() == Some(&(verb.to_owned(), target.resource.clone()));
+        RECORD.with_borrow_mut(|record| record.insert(call.clone()));
         state.calls.push(call);
         let crash = state.crash.filter(|(at, _)| *at == state.calls.len()).map(|(_, crash)| crash);
         state.dead = crash.is_some();
@@ -254,6 +266,11 @@ impl Fake {
 
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state().calls.clone()
+    }
+
+    /// Grows with every change of an object.
+    pub(crate) fn version(&self) -> u64 {
+        self.state().version
     }
 
     /// Calls that wrote something, but for events.

@@ -161,14 +161,14 @@ impl World {
     /// Passes until nothing is written any more. A crash on the way starts a new process.
     pub(crate) async fn settle(&mut self) {
         for _ in 0..30 {
-            let before = self.fake.writes();
+            let before = self.fake.version();
             let result = self.round().await;
             if self.fake.revive() {
                 self.restart();
                 continue;
             }
             result.expect("a pass");
-            if self.fake.writes() == before {
+            if self.fake.version() == before {
                 return;
             }
         }
