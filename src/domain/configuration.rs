@@ -256,6 +256,9 @@ impl Configuration {
     }
 }
 
+/// What may be added inside a user namespace.
+const CAPABILITIES: [&str; 7] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID", "NET_BIND_SERVICE"];
+
 impl Sessions {
     fn check(&self) -> Result<(), ConfigurationError> {
         match parse_duration(&self.ttl_cap) {
@@ -287,10 +290,9 @@ impl Sessions {
         if self.egress_nameservers.len() > 3 {
             return Err(refuse("sessions.egressNameservers", "may have at most three addresses: a resolver asks no more"));
         }
-        const ALLOWED: [&str; 7] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID", "NET_BIND_SERVICE"];
         for (index, capability) in self.extra_capabilities.iter().enumerate() {
-            if !ALLOWED.contains(&capability.as_str()) {
-                return Err(refuse(format!("sessions.extraCapabilities[{index}]"), format!("must be one of {}", ALLOWED.join(", "))));
+            if !CAPABILITIES.contains(&capability.as_str()) {
+                return Err(refuse(format!("sessions.extraCapabilities[{index}]"), format!("must be one of {}", CAPABILITIES.join(", "))));
             }
         }
         Ok(())
