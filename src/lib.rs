@@ -1,16 +1,21 @@
 //! Sandglass: access that exists for half an hour and then is gone.
 //!
 //! The rooms, from top to bottom; an upper one may use a lower one, never the reverse and never sideways:
-//! `runtime`, the controllers (`debug_session`, `sweeper`), the data path (`gateway`, `link`, `agent`),
+//! `runtime` and `cli`, the controllers (`debug_session`, `sweeper`), the data path (`gateway`, `link`, `agent`),
 //! `kubernetes` (the adapter), `domain` and `api` (pure).
 
+#[cfg(feature = "agent")]
+pub mod agent;
 #[cfg(feature = "server")]
 pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod debug_session;
+#[cfg(feature = "server")]
 pub mod domain;
+#[cfg(feature = "server")]
+pub mod gateway;
 #[cfg(feature = "server")]
 pub mod kubernetes;
 pub mod link;

@@ -2,8 +2,8 @@
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use sandglass::cli;
-use sandglass::runtime::{controller, logs};
+use sandglass::cli::{self, Installed};
+use sandglass::runtime::{controller, gateway, logs};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -27,6 +27,18 @@ enum Command {
         after_help = "Example:\n  sandglass controller --config sandglass.yaml --public-dir /etc/sandglass/public --health 0.0.0.0:8080"
     )]
     Controller(Controller),
+    /// Runs a gateway: lets users in by ssh and carries what they do to the pods.
+    #[command(
+        after_help = "Example:\n  sandglass gateway --config sandglass.yaml --keys-dir /etc/sandglass-keys --ssh 0.0.0.0:2222 --link 0.0.0.0:8443"
+    )]
+    Gateway(Gateway),
+    /// Makes the installation's host key and link CA where they are missing, and publishes their public halves.
+    #[command(after_help = "Example:\n  sandglass install-keys --namespace sandglass-system")]
+    InstallKeys {
+        /// Namespace of the Secret sandglass-gateway-keys and the ConfigMap sandglass-public.
+        #[arg(long, value_name = "NAME", default_value = "sandglass-system")]
+        namespace: String,
+    },
     /// Looks at configuration files.
     #[command(subcommand)]
     Config(Config),
@@ -55,6 +67,31 @@ struct Controller {
     /// Name of this replica in the Lease. Default: $`POD_NAME`, else $HOSTNAME.
     #[arg(long, value_name = "NAME")]
     identity: Option<String>,
+}
+
+#[derive(Args)]
+struct Gateway {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/sandglass/sandglass.yaml")]
+    config: PathBuf,
+    /// Folder with `ssh_host_ed25519_key`, `link-ca.crt` and `link-ca.key`: the Secret that `install-keys` makes.
+    #[arg(long, value_name = "DIR", default_value = "/etc/sandglass-keys")]
+    keys_dir: PathBuf,
+    /// Where users come in.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:2222")]
+    ssh: SocketAddr,
+    /// Where the pods' agents link.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8443")]
+    link: SocketAddr,
+    /// The link port as agents see it, told to them until the replicas' list is known.
+    #[arg(long, value_name = "IP:PORT")]
+    advertise: Option<SocketAddr>,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
+    health: SocketAddr,
+    /// Namespace of the gateway. Default: $`POD_NAMESPACE`, else `sandglass-system`.
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -90,6 +127,22 @@ fn run(command: Command) -> anyhow::Result<()> {
             logs::start();
             runtime()?.block_on(controller::run(options(arguments)))
         }
+        Command::Gateway(arguments) => {
+            logs::start();
+            runtime()?.block_on(gateway::run(gateway::Options {
+                configuration: arguments.config,
+                keys: arguments.keys_dir,
+                ssh: arguments.ssh,
+                link: arguments.link,
+                advertise: arguments.advertise,
+                health: arguments.health,
+                namespace: arguments.namespace.or_else(|| variable("POD_NAMESPACE")).unwrap_or_else(|| "sandglass-system".into()),
+            }))
+        }
+        Command::InstallKeys { namespace } => match runtime()?.block_on(cli::install_keys(&namespace))? {
+            Installed::New => print("new keys were made\n"),
+            Installed::Kept => print("the keys are there already\n"),
+        },
         Command::Config(Config::Check { file }) => {
             controller::read_configuration(&file)?;
             print(&format!("{} is valid\n", file.display()))
@@ -107,9 +160,12 @@ fn print(text: &str) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("failed to write to standard output")
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// What the flags leave open, the environment of a pod says.
 fn options(arguments: Controller) -> controller::Options {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let address = |host: &str, port: &str| -> Option<SocketAddr> {
         Some(SocketAddr::new(variable(host)?.parse::<IpAddr>().ok()?, variable(port)?.parse().ok()?))
     };

@@ -1,5 +1,6 @@
 # What build, up, down, enter, load and check-clean share: where things lie, how lines are
 # printed, how a process is remembered so that exactly it can be ended later. Sourced, never run.
+# shellcheck shell=bash disable=SC2034
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${SANDGLASS_E2E_CACHE:-$HOME/.cache/sandglass-e2e}
@@ -16,8 +17,10 @@ TOOL_PATH=$BIN:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 SYSCTLS=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops
 	kernel.keys.root_maxkeys kernel.keys.root_maxbytes fs.inotify.max_user_instances)
 
-# Written by kubelet, containerd, CNI and iptables outside the state folder, whatever their settings say.
-FIXED_PLACES=(/var/lib/kubelet /var/log/containers /var/lib/cni /run/containerd /run/xtables.lock)
+# Written by kubelet, containerd, CNI, iptables and mount outside the state folder, whatever their settings say.
+# The inner folders are named too: the outer ones may belong to a container runtime of the machine.
+FIXED_PLACES=(/var/lib/kubelet/device-plugins /var/lib/kubelet /var/log/containers /var/lib/cni/results /var/lib/cni
+	/run/containerd/s /run/containerd /run/xtables.lock /run/mount)
 
 STARTED=$EPOCHREALTIME
 

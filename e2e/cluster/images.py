@@ -197,7 +197,7 @@ echo "==> test"
 failed=0
 for expectation in tests/*.expected; do
     name=$(basename "$expectation" .expected)
-    if cmp -s "$expectation" "out/$name" 2>/dev/null || [ "$(cat "$expectation")" = "$(cat "out/$name")" ]; then
+    if [ "$(cat "$expectation")" = "$(cat "out/$name")" ]; then
         echo "ok      $name"
     else
         echo "FAILED  $name: expected '$(cat "$expectation")', got '$(cat "out/$name")'"

@@ -23,7 +23,7 @@ use crate::api::names;
 use crate::domain::configuration::AgentDelivery;
 use crate::domain::quantity::smaller;
 use crate::kubernetes::time::from_chrono;
-use crate::link::settings::{AGENT_PATH, AgentSettings, IMAGE_FOLDER, RUN_FOLDER, TOKEN_FOLDER, TOOLS_FOLDER, VARIABLE};
+use crate::link::settings::{AGENT_PATH, AgentSettings, IMAGE_FOLDER, RUN_FOLDER, TOKEN_FOLDER, TOKEN_PATH, TOOLS_FOLDER, VARIABLE};
 
 /// Seconds between the session's end and the kubelet's own deadline.
 const KUBELET_GRACE: i64 = 60;
@@ -255,6 +255,8 @@ fn agent_settings(session: &DebugSession, identity: &Identity, plan: &Plan, sett
         stripped_environment: plan.environment.stripped.clone(),
         known_hosts: settings.configuration.known_hosts.clone(),
         tools: session.spec.tools.is_some(),
+        token_path: TOKEN_PATH.into(),
+        run_folder: RUN_FOLDER.into(),
     };
     serde_json::to_string(&agent).unwrap_or_default().replace('$', "\\u0024")
 }

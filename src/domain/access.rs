@@ -1,1 +1,251 @@
-//! (to come)
+//! Who may enter a session, and what they may do there: a pure function of what the client proved, the object as it is
+//! now, the configuration and the time. Evaluated again whenever the object changes.
+
+use crate::api::DebugSession;
+use crate::api::conditions::{OPEN, Reason};
+use crate::api::debug_session::{Capability, Phase};
+use chrono::{DateTime, Utc};
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use russh::keys::ssh_key::certificate::{CertType, Certificate};
+use russh::keys::{HashAlg, PublicKey};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::configuration::Configuration;
+use super::lifetime::{expires_at, parse_duration};
+
+/// What a client proved to hold.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A bare key.
+    Key(PublicKey),
+    /// A user certificate; its signature and validity were checked by the SSH library, everything else is checked here.
+    Certificate(Box<Certificate>),
+}
+
+impl Credential {
+    /// SHA-256 fingerprint of the key, for the records.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::Key(key) => key.fingerprint(HashAlg::Sha256).to_string(),
+            Self::Certificate(certificate) => certificate.public_key().fingerprint(HashAlg::Sha256).to_string(),
+        }
+    }
+}
+
+/// What an authorized client may do. Only [`authorize`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorized {
+    object_uid: String,
+    expires_at: DateTime<Utc>,
+    idle_timeout: Option<Duration>,
+    allowed: Vec<Capability>,
+    terminal: bool,
+    forced_command: Option<String>,
+}
+
+impl Authorized {
+    /// UID of the object.
+    #[must_use]
+    pub fn object_uid(&self) -> &str {
+        &self.object_uid
+    }
+
+    /// End of the session.
+    #[must_use]
+    pub const fn expires_at(&self) -> DateTime<Utc> {
+        self.expires_at
+    }
+
+    /// How long a connection may be without a byte.
+    #[must_use]
+    pub const fn idle_timeout(&self) -> Option<Duration> {
+        self.idle_timeout
+    }
+
+    /// Whether a channel type beyond shell and exec is allowed.
+    #[must_use]
+    pub fn allows(&self, capability: Capability) -> bool {
+        self.allowed.contains(&capability)
+    }
+
+    /// Whether terminals are allowed (a certificate may leave them out).
+    #[must_use]
+    pub const fn allows_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// The only command that may run, where the certificate names one.
+    #[must_use]
+    pub fn forced_command(&self) -> Option<&str> {
+        self.forced_command.as_deref()
+    }
+}
+
+/// Why a client is not let in, or not any more. The text is for the user.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The time is over.
+    #[error("the session has expired")]
+    Expired,
+    /// The session ended for another reason.
+    #[error("the session has ended: {0}")]
+    Ended(String),
+    /// The object is being deleted, or gone.
+    #[error("the session was deleted")]
+    Deleted,
+    /// Neither key nor certificate gives access.
+    #[error("this key has no access to the session")]
+    NoAccess,
+    /// A certificate that does not count, and why.
+    #[error("the certificate is refused: {0}")]
+    Certificate(String),
+}
+
+impl Denied {
+    /// The reason that stands in status for the same thing.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Expired => "Expired",
+            Self::Ended(_) => "Ended",
+            Self::Deleted => "Deleted",
+            Self::NoAccess => "AccessRemoved",
+            Self::Certificate(_) => "CertificateRefused",
+        }
+    }
+}
+
+/// The deadline of an object, from its creation and its immutable spec alone. `None` for an object the API server has not stored.
+#[must_use]
+pub fn deadline(object: &DebugSession, cap: Duration) -> Option<DateTime<Utc>> {
+    let created = to_chrono(object.metadata.creation_timestamp.as_ref()?)?;
+    let ttl = parse_duration(&object.spec.ttl)?;
+    let limit = match &object.spec.not_after {
+        Some(time) => Some(to_chrono(time)?),
+        None => None,
+    };
+    Some(expires_at(created, ttl, cap, limit))
+}
+
+fn to_chrono(time: &Time) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(time.0.as_second(), 0)
+}
+
+/// Decides.
+///
+/// # Errors
+/// See [`Denied`].
+pub fn authorize(
+    credential: &Credential,
+    object: &DebugSession,
+    configuration: &Configuration,
+    source: IpAddr,
+    now: DateTime<Utc>,
+) -> Result<Authorized, Denied> {
+    let expires_at = alive(object, configuration, now)?;
+    let access = &object.spec.access;
+    let mut authorized = Authorized {
+        object_uid: object.metadata.uid.clone().unwrap_or_default(),
+        expires_at,
+        idle_timeout: access.idle_timeout.as_deref().and_then(parse_duration),
+        allowed: access.allow.clone(),
+        terminal: true,
+        forced_command: None,
+    };
+    match credential {
+        Credential::Key(key) => {
+            let known = access.authorized_keys.iter().filter_map(|line| PublicKey::from_openssh(line).ok());
+            if !known.into_iter().any(|known| known.key_data() == key.key_data()) {
+                return Err(Denied::NoAccess);
+            }
+        }
+        Credential::Certificate(certificate) => {
+            check_certificate(certificate, &access.principals, configuration, source, now)?;
+            restrict(&mut authorized, certificate);
+        }
+    }
+    Ok(authorized)
+}
+
+/// The object's deadline, if it is alive.
+fn alive(object: &DebugSession, configuration: &Configuration, now: DateTime<Utc>) -> Result<DateTime<Utc>, Denied> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return Err(Denied::Deleted);
+    }
+    let deadline = deadline(object, configuration.ttl_cap()).ok_or_else(|| Denied::Ended("its ttl is not valid".into()))?;
+    if now >= deadline {
+        return Err(Denied::Expired);
+    }
+    if object.spec.end {
+        return Err(Denied::Ended(Reason::EndRequested.as_str().into()));
+    }
+    if let Some(status) = &object.status
+        && matches!(status.phase, Some(Phase::Ended | Phase::Failed))
+    {
+        let open = status.conditions.iter().find(|condition| condition.type_ == OPEN);
+        let reason = status.end_reason.clone().or_else(|| open.map(|open| open.reason.clone())).unwrap_or_default();
+        let message = open.map(|open| format!("{reason}: {}", open.message)).unwrap_or(reason);
+        return Err(Denied::Ended(message));
+    }
+    Ok(deadline)
+}
+
+fn check_certificate(
+    certificate: &Certificate,
+    wanted: &[String],
+    configuration: &Configuration,
+    source: IpAddr,
+    now: DateTime<Utc>,
+) -> Result<(), Denied> {
+    let refuse = |reason: &str| Err(Denied::Certificate(reason.to_owned()));
+    let authorities: Vec<PublicKey> =
+        configuration.user_certificate_authorities.iter().filter_map(|key| PublicKey::from_openssh(key).ok()).collect();
+    if !authorities.iter().any(|authority| authority.key_data() == certificate.signature_key()) {
+        return refuse("its CA is not one of userCertificateAuthorities");
+    }
+    let fingerprints: Vec<_> = authorities.iter().map(|authority| authority.fingerprint(HashAlg::Sha256)).collect();
+    let seconds = u64::try_from(now.timestamp()).unwrap_or(0);
+    if certificate.validate_at(seconds, &fingerprints).is_err() {
+        return refuse("it is not valid now, or its signature is wrong");
+    }
+    if certificate.cert_type() != CertType::User {
+        return refuse("it is not a user certificate");
+    }
+    if !certificate.valid_principals().iter().any(|principal| wanted.contains(principal)) {
+        return refuse("none of its principals is in spec.access.principals");
+    }
+    for (name, value) in certificate.critical_options().iter() {
+        match name.as_str() {
+            "force-command" => {}
+            "source-address" if source_matches(value, source) => {}
+            "source-address" => return refuse("it is not valid from this address"),
+            unknown => return Err(Denied::Certificate(format!("its critical option {unknown} is not known"))),
+        }
+    }
+    Ok(())
+}
+
+/// OpenSSH's list of addresses and networks (PROTOCOL.certkeys, source-address).
+fn source_matches(list: &str, source: IpAddr) -> bool {
+    let source = source.to_canonical();
+    list.split(',').any(|entry| match entry.trim().parse::<IpNet>() {
+        Ok(network) => network.contains(&source),
+        Err(_) => entry.trim().parse::<IpAddr>() == Ok(source),
+    })
+}
+
+/// What a certificate does not permit is not allowed, whatever the object says (PROTOCOL.certkeys, extensions).
+fn restrict(authorized: &mut Authorized, certificate: &Certificate) {
+    let permits = |name: &str| certificate.extensions().iter().any(|(extension, _)| extension == name);
+    authorized.terminal = permits("permit-pty");
+    authorized.allowed.retain(|capability| match capability {
+        Capability::LocalForward => permits("permit-port-forwarding"),
+        Capability::AgentForward => permits("permit-agent-forwarding"),
+        Capability::Sftp => true,
+    });
+    authorized.forced_command =
+        certificate.critical_options().iter().find(|(name, _)| *name == "force-command").map(|(_, value)| value.clone());
+}

@@ -6,6 +6,7 @@ mod client;
 pub mod isolation;
 mod recorder;
 pub mod time;
+pub mod token_review;
 
 pub use call::{CallError, Category, DEADLINE, call, call_or_absent};
 pub use client::{ClientError, connect, connect_for_lease};

@@ -44,4 +44,18 @@ pub struct AgentSettings {
     pub known_hosts: Vec<String>,
     /// Whether [`TOOLS_FOLDER`] is put on PATH.
     pub tools: bool,
+    /// Path of the token. Default: [`TOKEN_PATH`].
+    #[serde(default = "default_token_path")]
+    pub token_path: String,
+    /// Writable folder of the agent. Default: [`RUN_FOLDER`].
+    #[serde(default = "default_run_folder")]
+    pub run_folder: String,
+}
+
+fn default_token_path() -> String {
+    TOKEN_PATH.into()
+}
+
+fn default_run_folder() -> String {
+    RUN_FOLDER.into()
 }

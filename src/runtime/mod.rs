@@ -24,6 +24,7 @@
 //! ```
 
 pub mod controller;
+pub mod gateway;
 mod health;
 mod http;
 mod leader;

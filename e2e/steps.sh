@@ -1,0 +1,86 @@
+# How the scripts tell what they do and how far they are. Sourced, never run.
+# shellcheck shell=bash disable=SC2034
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+WORK=$TOP/target/e2e
+CACHE=${SANDGLASS_E2E_CACHE:-$HOME/.cache/sandglass-e2e}
+export CARGO_TERM_COLOR=never
+
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
+	BOLD=$'\e[1m' DIM=$'\e[2m' GREEN=$'\e[32m' RED=$'\e[31m' YELLOW=$'\e[33m' PLAIN=$'\e[0m'
+else
+	BOLD='' DIM='' GREEN='' RED='' YELLOW='' PLAIN=''
+fi
+
+STEP=0 STEPS=0 STEP_LOG='' STEP_PID=''
+
+die() {
+	printf '%s%s: %s%s\n' "$RED" "$(basename "$0")" "$*" "$PLAIN" >&2
+	exit 1
+}
+
+since() { echo $((SECONDS - $1)); } # SECONDS-THEN
+
+# Runs a command with its output in a log. Says what is done, every half minute that it still goes on, and how it ended;
+# the log's end is shown only when it failed.
+step() { # TITLE COMMAND...
+	local title=$1 began=$SECONDS heard=$SECONDS pid code=0
+	shift
+	STEP=$((STEP + 1))
+	mkdir -p "$WORK/log"
+	STEP_LOG=$WORK/log/$(printf %02d "$STEP")-$(tr -cs 'a-zA-Z0-9\n' - <<<"$title" | cut -c1-40 | sed 's/-*$//').log
+	printf '%s[%d/%d]%s %s\n' "$BOLD" "$STEP" "$STEPS" "$PLAIN" "$title"
+	set -m # a process group of its own: all of it can be ended
+	"$@" >"$STEP_LOG" 2>&1 </dev/null &
+	set +m
+	pid=$! STEP_PID=$!
+	while kill -0 "$pid" 2>/dev/null; do
+		sleep 0.2
+		if [ "$(since "$heard")" -ge 30 ]; then
+			heard=$SECONDS
+			printf '%s      %d s: %s%s\n' "$DIM" "$(since "$began")" "$(last_line "$STEP_LOG")" "$PLAIN"
+		fi
+	done
+	wait "$pid" || code=$?
+	STEP_PID=''
+	if [ "$code" != 0 ]; then
+		printf '%s      failed after %d s (exit status %d). The end of %s:%s\n' "$RED" "$(since "$began")" "$code" "${STEP_LOG#"$TOP/"}" "$PLAIN"
+		tail -n "${STEP_LINES:-150}" "$STEP_LOG" | sed 's/^/      | /'
+		return "$code"
+	fi
+	printf '%s      done in %d s%s%s\n' "$GREEN" "$(since "$began")" "$PLAIN" "$(closing_words "$STEP_LOG")"
+}
+
+# Ends the step that runs, with everything it started.
+stop_step() { [ -z "$STEP_PID" ] || kill -TERM -- "-$STEP_PID" 2>/dev/null || true; }
+trap stop_step EXIT
+trap 'exit 130' INT TERM
+
+last_line() { tr '\r' '\n' <"$1" | sed 's/\x1b\[[0-9;]*m//g' | grep -v '^[[:space:]]*$' | tail -n 1 | cut -c1-140 || true; }
+
+# What a test runner counted, of all the binaries that ran in one step.
+closing_words() { # LOG
+	awk '/^test result: / { passed += $4; failed += $6; ignored += $8; runs++ }
+		/^admission: / { line = $0 }
+		END { if (runs) printf ": %d passed, %d failed, %d ignored", passed, failed, ignored; else if (line) printf ": %s", substr(line, 12) }' "$1"
+}
+
+# Waits for a condition with a limit; says every five seconds what it waits for.
+await() { # SECONDS WHAT COMMAND...
+	local limit=$1 what=$2 began=$SECONDS said=$SECONDS
+	shift 2
+	until "$@" >/dev/null 2>&1; do
+		if [ "$(since "$began")" -ge "$limit" ]; then
+			printf '%s      waited %d s in vain for: %s%s\n' "$RED" "$limit" "$what" "$PLAIN" >&2
+			return 1
+		fi
+		if [ "$(since "$said")" -ge 5 ]; then
+			said=$SECONDS
+			printf '%s      %d s: waiting for %s%s\n' "$DIM" "$(since "$began")" "$what" "$PLAIN"
+		fi
+		sleep 0.2
+	done
+}
+
+enter() { "$TOP/e2e/cluster/enter" "$@"; }
+k() { enter kubectl --request-timeout=20s "$@"; }

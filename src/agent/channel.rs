@@ -1,0 +1,327 @@
+//! One SSH channel's WebSocket: a process, a TCP connection, or a connection to the forwarded ssh-agent.
+
+use super::dial::Socket;
+use super::launch::{Running, Streams, launch};
+use super::link::Agent;
+use super::{forward, supervisor};
+use crate::link::frame;
+use crate::link::message::{Exit, Process, Size, Start};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use std::os::fd::AsFd;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+
+type Sink = SplitSink<Socket, Message>;
+type Incoming = SplitStream<Socket>;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Smallest free space worth a read: below it the frame is sent and a new one begun.
+const READ_SIZE: usize = 32 * 1024;
+
+/// Serves `start` on `socket` until either side is done. Dropping the future kills what was started.
+///
+/// # Errors
+/// A text for the user when it could not be started.
+pub async fn serve(socket: Socket, start: Start, agent: &Agent) -> Result<(), String> {
+    match start {
+        Start::Process(process) => serve_process(socket, &process, agent).await,
+        Start::Connect { host, port } => {
+            let target = format!("{host}:{port}");
+            match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect((host.as_str(), port))).await {
+                Ok(Ok(stream)) => {
+                    let _ = stream.set_nodelay(true);
+                    let (reader, writer) = stream.into_split();
+                    bridge(socket, reader, writer).await;
+                    Ok(())
+                }
+                Ok(Err(failure)) => Err(format!("failed to connect to {target} from the pod: {failure}")),
+                Err(_) => Err(format!("failed to connect to {target} from the pod: no answer within {} s", CONNECT_LIMIT.as_secs())),
+            }
+        }
+        Start::AgentConnection { connection } => {
+            if let Some(stream) = agent.forwards.take(connection) {
+                let (reader, writer) = stream.into_split();
+                bridge(socket, reader, writer).await;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Bytes both ways, with half-closes, until both directions ended or the socket broke.
+async fn bridge(socket: Socket, reader: impl AsyncRead + Unpin, mut writer: impl AsyncWrite + Unpin) {
+    let (mut sink, mut incoming) = socket.split();
+    let outgoing = async {
+        pump(reader, frame::STDOUT, &mut sink).await?;
+        sink.send(binary(frame::encode(frame::CLOSE, &[frame::STDOUT]))).await.map_err(std::io::Error::other)?;
+        Ok(sink)
+    };
+    let inward = async {
+        while let Some(Ok(message)) = incoming.next().await {
+            match decode(message) {
+                Some((frame::STDIN, data)) => writer.write_all(&data).await?,
+                Some((frame::CLOSE, _)) => return writer.shutdown().await,
+                _ => {}
+            }
+        }
+        Err(std::io::ErrorKind::ConnectionAborted.into())
+    };
+    // A broken direction ends both; a finished one waits for the other.
+    if let Ok((mut sink, ())) = tokio::try_join!(outgoing, inward) {
+        let _ = sink.close().await;
+    }
+}
+
+async fn serve_process(socket: Socket, process: &Process, agent: &Agent) -> Result<(), String> {
+    let listener = process.agent_forward.then(|| forward::Listener::new(&agent.forwards, agent.environment.run_folder())).transpose();
+    let listener = listener.map_err(|failure| format!("failed to make the ssh-agent socket: {failure}"))?;
+    let socket_path = listener.as_ref().map(forward::Listener::path);
+    let running = launch(process, &agent.environment, socket_path.as_deref())
+        .map_err(|failure| format!("failed to start a process in the pod: {failure}"))?;
+    let Running { control, streams } = running;
+    let (sink, incoming) = socket.split();
+    let sink = tokio::sync::Mutex::new(sink);
+    let (mut from_supervisor, to_supervisor) = control.into_split();
+    let connections = async {
+        match &listener {
+            Some(listener) => listener.announce(&sink).await,
+            None => std::future::pending().await,
+        }
+    };
+    let finished = async {
+        let exit = output(&streams, &mut from_supervisor, &sink).await;
+        let mut sink = sink.lock().await;
+        let status = serde_json::to_vec(&exit).unwrap_or_default();
+        let _ = sink.send(binary(frame::encode(frame::STATUS, &status))).await;
+        let _ = sink.close().await;
+    };
+    // Whichever comes first drops the rest, and with it the supervisor's socket: everything of the channel dies.
+    tokio::select! {
+        () = finished => {}
+        () = input(&streams, incoming, to_supervisor) => {}
+        () = connections => {}
+    }
+    Ok(())
+}
+
+/// Sends output until the program has ended and its output is drained; gives how it ended.
+async fn output(streams: &Streams, from_supervisor: &mut tokio::net::unix::OwnedReadHalf, sink: &tokio::sync::Mutex<Sink>) -> Exit {
+    let ended = async {
+        let mut message = Vec::new();
+        let mut chunk = [0; 512];
+        loop {
+            let count = from_supervisor.read(&mut chunk).await.unwrap_or(0);
+            message.extend_from_slice(chunk.get(..count).unwrap_or_default());
+            if let Some(exit) = parse_exit(&message, count == 0) {
+                return exit;
+            }
+        }
+    };
+    match streams {
+        Streams::Terminal(master) => {
+            let copy = pump_shared(TerminalReader(master), frame::STDOUT, sink);
+            tokio::pin!(copy);
+            let exit = tokio::select! {
+                exit = ended => exit,
+                _ = &mut copy => std::future::pending().await,
+            };
+            // The program is gone; what it wrote is in the terminal's buffer. Others may hold the terminal open for ever.
+            let _ = tokio::time::timeout(Duration::from_millis(50), copy).await;
+            exit
+        }
+        Streams::Pipes { stdout, stderr, .. } => {
+            let copies = async {
+                tokio::join!(pump_shared(PipeReader(stdout), frame::STDOUT, sink), pump_shared(PipeReader(stderr), frame::STDERR, sink))
+            };
+            // As sshd does: whoever inherited the pipes may still write; the channel ends at their end of file.
+            let (exit, _) = tokio::join!(ended, copies);
+            exit
+        }
+    }
+}
+
+/// What the supervisor said, once it is whole.
+fn parse_exit(message: &[u8], at_end: bool) -> Option<Exit> {
+    match message {
+        [supervisor::EXITED, 0, code, ..] => Some(Exit::Code(*code)),
+        [supervisor::EXITED, signal, _, ..] => Some(Exit::Signal(*signal)),
+        // The text is followed by the exit of the process that failed to become the program.
+        [supervisor::FAILED, text @ ..] if at_end || text.windows(3).any(|part| part == [supervisor::EXITED, 0, 127]) => {
+            let text = text.strip_suffix(&[supervisor::EXITED, 0, 127]).unwrap_or(text);
+            Some(Exit::Failed(String::from_utf8_lossy(text).into_owned()))
+        }
+        _ if at_end => Some(Exit::Failed("the process's supervisor ended".into())),
+        _ => None,
+    }
+}
+
+/// Passes input, sizes and signals on; returns when the channel was closed by the user's side.
+async fn input(streams: &Streams, mut incoming: Incoming, mut to_supervisor: tokio::net::unix::OwnedWriteHalf) {
+    let mut stdin_open = true;
+    while let Some(Ok(message)) = incoming.next().await {
+        let Some((stream, data)) = decode(message) else { continue };
+        match stream {
+            frame::STDIN if stdin_open => stdin_open = write_input(streams, &data).await.is_ok(),
+            frame::RESIZE => {
+                if let Ok(size) = serde_json::from_slice::<Size>(&data) {
+                    streams.resize(size);
+                }
+            }
+            frame::SIGNAL => drop(to_supervisor.write_all(data.get(..1).unwrap_or_default()).await),
+            frame::CLOSE if stdin_open => {
+                stdin_open = false;
+                end_input(streams).await;
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn write_input(streams: &Streams, mut data: &[u8]) -> std::io::Result<()> {
+    while !data.is_empty() {
+        let written = match streams {
+            Streams::Terminal(master) => {
+                let mut ready = master.writable().await?;
+                match ready.try_io(|master| rustix::io::write(master.get_ref(), data).map_err(Into::into)) {
+                    Ok(outcome) => outcome?,
+                    Err(_) => continue,
+                }
+            }
+            Streams::Pipes { stdin, .. } => {
+                stdin.writable().await?;
+                match stdin.try_write(data) {
+                    Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => continue,
+                    outcome => outcome?,
+                }
+            }
+        };
+        data = data.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// End of input: a pipe is closed; a terminal gets its end-of-file character.
+async fn end_input(streams: &Streams) {
+    match streams {
+        Streams::Terminal(_) => drop(write_input(streams, &[4]).await),
+        Streams::Pipes { stdin, .. } => close_pipe(stdin),
+    }
+}
+
+/// Closes the pipe under tokio's feet by putting /dev/null in its place: the sender itself lives as long as the channel.
+fn close_pipe(stdin: &tokio::net::unix::pipe::Sender) {
+    super::fork::replace_by_null(stdin.as_fd());
+}
+
+fn decode(message: Message) -> Option<(u8, Bytes)> {
+    match message {
+        Message::Binary(data) => frame::decode(data),
+        _ => None,
+    }
+}
+
+fn binary(frame: Bytes) -> Message {
+    Message::Binary(frame)
+}
+
+async fn pump(mut reader: impl AsyncRead + Unpin, stream: u8, sink: &mut Sink) -> std::io::Result<()> {
+    let mut buffer = BytesMut::new();
+    while let Some(frame) = next_frame(&mut reader, stream, &mut buffer).await? {
+        sink.send(binary(frame)).await.map_err(std::io::Error::other)?;
+    }
+    Ok(())
+}
+
+async fn pump_shared(mut reader: impl AsyncRead + Unpin, stream: u8, sink: &tokio::sync::Mutex<Sink>) -> std::io::Result<()> {
+    let mut buffer = BytesMut::new();
+    while let Some(frame) = next_frame(&mut reader, stream, &mut buffer).await? {
+        sink.lock().await.send(binary(frame)).await.map_err(std::io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Waits for output, then takes what else is there at once, up to a full frame. `None` at the end of file.
+async fn next_frame(reader: &mut (impl AsyncRead + Unpin), stream: u8, buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
+    buffer.reserve(READ_SIZE + 1);
+    buffer.put_u8(stream);
+    if reader.read_buf(buffer).await? == 0 {
+        return Ok(None);
+    }
+    while buffer.len() > READ_SIZE / 2 && buffer.len() < frame::FULL {
+        buffer.reserve(frame::FULL + 1 - buffer.len());
+        match futures_util::FutureExt::now_or_never(reader.read_buf(buffer)) {
+            Some(Ok(count)) if count > 0 => {}
+            _ => break,
+        }
+    }
+    Ok(Some(buffer.split().freeze()))
+}
+
+/// A terminal's output; EIO means that nobody has it open any more.
+struct TerminalReader<'a>(&'a tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
+
+impl AsyncRead for TerminalReader<'_> {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        use std::task::{Poll, ready};
+        loop {
+            let mut ready = ready!(self.0.poll_read_ready(context))?;
+            let unfilled = buffer.initialize_unfilled();
+            match ready.try_io(|master| rustix::io::read(master.get_ref(), unfilled).map_err(Into::into)) {
+                Ok(Ok(count)) => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(Err(failure)) if failure.raw_os_error() == Some(nix::libc::EIO) => return Poll::Ready(Ok(())),
+                Ok(Err(failure)) => return Poll::Ready(Err(failure)),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// A pipe's output, by shared reference.
+struct PipeReader<'a>(&'a tokio::net::unix::pipe::Receiver);
+
+impl AsyncRead for PipeReader<'_> {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        use std::task::{Poll, ready};
+        loop {
+            ready!(self.0.poll_read_ready(context))?;
+            match self.0.try_read(buffer.initialize_unfilled()) {
+                Ok(count) => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(failure) => return Poll::Ready(Err(failure)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_supervisor_says() {
+        assert_eq!(parse_exit(&[supervisor::EXITED, 0, 7], false), Some(Exit::Code(7)));
+        assert_eq!(parse_exit(&[supervisor::EXITED, 9, 0], false), Some(Exit::Signal(9)));
+        assert_eq!(parse_exit(&[supervisor::EXITED], false), None);
+        assert_eq!(parse_exit(b"fno shell", false), None);
+        assert_eq!(parse_exit(b"fno shellx\0\x7f", false), Some(Exit::Failed("no shell".into())));
+        assert!(matches!(parse_exit(b"", true), Some(Exit::Failed(_))));
+    }
+}

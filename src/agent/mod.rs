@@ -1,0 +1,108 @@
+//! What runs as PID 1 in a session pod: dials the gateways, starts what they ask for, and ends everything at the
+//! deadline. It knows nothing of Kubernetes or SSH, listens on nothing, and trusts only what the link CA vouches for.
+//!
+//! One thread: [`fork`] relies on it.
+
+mod channel;
+mod deadline;
+mod dial;
+mod environment;
+mod files;
+mod fork;
+mod forward;
+mod install;
+mod launch;
+mod link;
+mod log;
+mod probe;
+mod reaper;
+mod sftp;
+mod supervisor;
+mod terminal;
+
+pub use install::{copy_tree, install};
+pub use log::log_to_standard_error;
+pub use sftp::serve as serve_sftp;
+
+use crate::link::settings::{AgentSettings, VARIABLE};
+use std::rc::Rc;
+use tracing::error;
+
+/// Exit code of an agent that refused to serve.
+pub const EXIT_REFUSED: i32 = 3;
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The variable is missing: not started by the controller.
+    #[error("{VARIABLE} is not set: sandglass-agent is started by the Sandglass controller, not by hand")]
+    NoSettings,
+    /// The variable does not parse.
+    #[error("failed to read {VARIABLE}: {0}")]
+    BadSettings(#[source] serde_json::Error),
+    /// The link CA's certificate does not parse.
+    #[error("failed to read the link CA's certificate: {0}")]
+    BadCertificate(String),
+    /// The run folder cannot be prepared.
+    #[error("failed to prepare {path}: {source}")]
+    Folder {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The runtime or signal handlers cannot be set up.
+    #[error("failed to start: {0}")]
+    Start(#[source] std::io::Error),
+}
+
+/// Runs the agent until its deadline; returns the process's exit code.
+///
+/// # Errors
+/// See [`AgentError`].
+pub fn serve() -> Result<i32, AgentError> {
+    let text = std::env::var(VARIABLE).map_err(|_| AgentError::NoSettings)?;
+    let settings: AgentSettings = serde_json::from_str(&text).map_err(AgentError::BadSettings)?;
+    // Not readable by the shell's user: no ptrace, no /proc/1/environ, no core dump.
+    if let Err(failure) = nix::sys::prctl::set_dumpable(false) {
+        error!(%failure, "failed to become non-dumpable");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AgentError::Start)?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, run(settings))
+}
+
+async fn run(settings: AgentSettings) -> Result<i32, AgentError> {
+    let dialer = dial::Dialer::new(&settings.certificate_authority)?;
+    files::prepare(&settings)?;
+    reaper::start().map_err(AgentError::Start)?;
+    let deadline = deadline::Deadline::new(&settings);
+    let environment = environment::Environment::of(&settings);
+    let verdict = probe::start(settings.must_be_closed.clone());
+    let verdict_for_links = verdict.clone();
+    let agent = Rc::new(link::Agent {
+        dialer,
+        token_path: settings.token_path.clone().into(),
+        environment,
+        verdict: verdict_for_links,
+        cancels: std::cell::RefCell::default(),
+        forwards: forward::Pending::default(),
+    });
+    link::start(&settings.links, agent);
+    let code = tokio::select! {
+        () = deadline.passed() => 0,
+        () = probe::refused(verdict) => EXIT_REFUSED,
+        () = stopped() => 0,
+    };
+    Ok(code)
+}
+
+/// SIGTERM and SIGINT, which PID 1 only sees when it asks for them.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
+}

@@ -1,0 +1,111 @@
+//! Isolation is proven, not assumed: a new pod can reach out for a moment before its network policy is programmed, and some
+//! network plugins enforce nothing. Before the first channel, and as long as the session lives, addresses that must be
+//! closed are tried.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{error, info};
+
+/// What is known of the isolation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Still trying.
+    Unknown,
+    /// Everything that must be closed is.
+    Isolated,
+    /// This one is open.
+    Open(SocketAddr),
+}
+
+/// How a connection is waited for: a plugin that drops packets gives no answer.
+const ATTEMPT_LIMIT: Duration = Duration::from_millis(250);
+/// Time between two attempts at the start.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Closed so many times in a row counts as closed.
+const CLOSED_ROUNDS: u32 = 2;
+/// How long an address may stay open at the start.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Time between two looks later.
+const LATER: Duration = Duration::from_secs(5);
+/// Time for the report to reach the gateway before the agent exits.
+const REPORT_GRACE: Duration = Duration::from_secs(3);
+
+/// Starts probing; the verdict changes once at the start, and again should an address open later.
+pub fn start(must_be_closed: Vec<SocketAddr>) -> watch::Receiver<Verdict> {
+    let (sender, verdict) = watch::channel(Verdict::Unknown);
+    tokio::task::spawn_local(async move {
+        loop {
+            let now = settle(&must_be_closed).await;
+            match now {
+                Verdict::Open(address) => error!(%address, "an address that must be closed is open"),
+                _ if *sender.borrow() == Verdict::Unknown => info!("isolated"),
+                _ => {}
+            }
+            sender.send_if_modified(|known| std::mem::replace(known, now) != now);
+            if matches!(now, Verdict::Open(_)) {
+                return sender.closed().await;
+            }
+            sleep(LATER).await;
+        }
+    });
+    verdict
+}
+
+/// Returns when isolation was refuted and the gateways had time to hear of it.
+pub async fn refused(mut verdict: watch::Receiver<Verdict>) {
+    if verdict.wait_for(|verdict| matches!(verdict, Verdict::Open(_))).await.is_ok() {
+        sleep(REPORT_GRACE).await;
+    } else {
+        std::future::pending().await
+    }
+}
+
+async fn settle(must_be_closed: &[SocketAddr]) -> Verdict {
+    let began = Instant::now();
+    let mut closed = 0;
+    loop {
+        match first_open(must_be_closed).await {
+            None => closed += 1,
+            Some(address) if began.elapsed() >= LIMIT => return Verdict::Open(address),
+            Some(_) => closed = 0,
+        }
+        if closed >= CLOSED_ROUNDS {
+            return Verdict::Isolated;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn first_open(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let attempts = addresses.iter().map(|address| async move {
+        let open = matches!(timeout(ATTEMPT_LIMIT, TcpStream::connect(address)).await, Ok(Ok(_)));
+        open.then_some(*address)
+    });
+    futures_util::future::join_all(attempts).await.into_iter().flatten().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn open_and_closed_addresses_are_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let open = listener.local_addr().expect("address");
+        assert_eq!(first_open(&[open]).await, Some(open));
+        drop(listener);
+        assert_eq!(settle(&[open]).await, Verdict::Isolated);
+        assert_eq!(settle(&[]).await, Verdict::Isolated);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_stays_open_is_found_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let open = listener.local_addr().expect("address");
+        assert_eq!(settle(&[open]).await, Verdict::Open(open));
+    }
+}

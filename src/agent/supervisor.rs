@@ -1,0 +1,191 @@
+//! A process of its own for each channel, forked from the agent: starts the user's program, adopts whatever that leaves
+//! behind, and kills all of it when the channel ends. Plain blocking code: nothing of the agent's runtime may be touched here.
+
+use super::fork;
+use super::launch::Plan;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, setsid};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::time::{Duration, Instant};
+
+/// Time between SIGHUP and SIGKILL at the end of a channel.
+const HANGUP_GRACE: Duration = Duration::from_millis(200);
+/// Number of the control socket's descriptor in the supervisor.
+const CONTROL: RawFd = 3;
+
+/// First byte of a message from the supervisor.
+pub const EXITED: u8 = b'x';
+/// See [`EXITED`].
+pub const FAILED: u8 = b'f';
+
+/// Forks a supervisor for `plan`, with `stdio` as the program's streams; returns its id.
+///
+/// The other end of `control` speaks: one byte in = a signal for the program's group, end of file = kill everything and end;
+/// out comes [`EXITED`] with the signal (0: none) and the code, or [`FAILED`] with a text.
+pub fn start(plan: &Plan, stdio: [&OwnedFd; 3], control: &UnixStream) -> nix::Result<Pid> {
+    let [stdin, stdout, stderr] = stdio.map(AsRawFd::as_raw_fd);
+    let control = control.as_raw_fd();
+    fork::in_child(|| match fork::keep_only(&[stdin, stdout, stderr, control]) {
+        Ok(()) => supervise(plan),
+        Err(_) => 1,
+    })
+}
+
+fn supervise(plan: &Plan) -> i32 {
+    let mut control = control_socket();
+    // The parent may be gone already: then its end of the socket is closed, and the first poll sees it.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    let _ = nix::sys::prctl::set_dumpable(false);
+    let program = match fork::in_child(|| run_program(plan)) {
+        Ok(program) => program,
+        Err(failure) => {
+            report_failure(&mut control, &format!("failed to start a process: {failure}"));
+            return 1;
+        }
+    };
+    release_streams();
+    let Ok(children) = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
+        end_everything(program);
+        return 1;
+    };
+    watch(&mut control, &children, program);
+    end_everything(program);
+    0
+}
+
+/// The control socket is the fourth descriptor that [`start`] left open.
+#[allow(unsafe_code)]
+fn control_socket() -> UnixStream {
+    // SAFETY: `keep_only` put it there, and nothing else in this process owns it.
+    unsafe { UnixStream::from_raw_fd(CONTROL) }
+}
+
+/// The program's streams belong to the program alone, else their other ends never see an end of file.
+fn release_streams() {
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        // Given away: `keep_only` closes it.
+        let null = null.into_raw_fd();
+        let _ = fork::keep_only(&[null, null, null, CONTROL]);
+    }
+}
+
+/// Becomes the user's program; only returns when that fails.
+fn run_program(plan: &Plan) -> i32 {
+    let mut control = control_socket();
+    let _ = setsid();
+    if plan.terminal {
+        let _ = rustix::process::ioctl_tiocsctty(std::io::stdin());
+    }
+    let _ = nix::fcntl::fcntl(control.as_fd(), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
+    let mut failure = None;
+    for program in &plan.programs {
+        let mut command = std::process::Command::new(&program.path);
+        command.arg0(&program.name).args(&program.arguments).env_clear().envs(plan.environment.iter().map(|(name, value)| (name, value)));
+        if std::env::set_current_dir(&plan.directory).is_err() {
+            command.current_dir("/");
+        }
+        failure = Some(command.exec());
+    }
+    let reason = failure.map_or_else(|| plan.without_program.clone(), |failure| format!("{} ({failure})", plan.without_program));
+    report_failure(&mut control, &reason);
+    127
+}
+
+fn report_failure(control: &mut UnixStream, text: &str) {
+    let mut message = vec![FAILED];
+    message.extend_from_slice(text.as_bytes());
+    let _ = control.write_all(&message);
+}
+
+/// Reaps, passes signals on, reports the program's end; returns when the agent closed the control socket.
+fn watch(control: &mut UnixStream, children: &SignalFd, program: Pid) {
+    loop {
+        reap(control, program);
+        let mut waiting = [PollFd::new(control.as_fd(), PollFlags::POLLIN), PollFd::new(children.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waiting, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+        let [from_agent, _] = waiting;
+        if from_agent.revents().is_some_and(|events| !events.is_empty()) {
+            let mut byte = [0];
+            match control.read(&mut byte) {
+                Ok(1) => {
+                    if let Ok(signal) = Signal::try_from(i32::from(byte[0])) {
+                        let _ = killpg(program, signal);
+                    }
+                }
+                _ => return,
+            }
+        }
+        while let Ok(Some(_)) = children.read_signal() {}
+    }
+}
+
+fn reap(control: &mut UnixStream, program: Pid) {
+    loop {
+        let (signal, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(child, code)) if child == program => (0, u8::try_from(code & 0xff).unwrap_or(0)),
+            Ok(WaitStatus::Signaled(child, signal, _)) if child == program => (u8::try_from(signal as i32).unwrap_or(9), 0),
+            Ok(WaitStatus::StillAlive) | Err(_) => return,
+            Ok(_) => continue,
+        };
+        let _ = control.write_all(&[EXITED, signal, code]);
+    }
+}
+
+/// Kills every descendant: they all are children of this process, or become so when their parent dies.
+fn end_everything(program: Pid) {
+    let _ = killpg(program, Signal::SIGHUP);
+    let _ = killpg(program, Signal::SIGCONT);
+    let mut killing = false;
+    let began = Instant::now();
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::ECHILD) => return,
+            Ok(WaitStatus::StillAlive) => {
+                killing = killing || began.elapsed() >= HANGUP_GRACE;
+                if killing {
+                    kill_descendants();
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+fn kill_descendants() {
+    let parents = process_parents();
+    let me = getpid().as_raw();
+    let mut doomed = vec![me];
+    let mut next = 0;
+    while let Some(parent) = doomed.get(next).copied() {
+        doomed.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(process, _)| *process));
+        next += 1;
+    }
+    for process in doomed.into_iter().skip(1) {
+        let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+    }
+}
+
+/// Each process and its parent, from `/proc` (proc(5), `/proc/PID/stat`).
+fn process_parents() -> Vec<(i32, i32)> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| {
+            let process: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+            // The name stands in parentheses and may hold anything, also parentheses.
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            Some((process, parent))
+        })
+        .collect()
+}

@@ -1,0 +1,66 @@
+//! Which agents may link: the API server vouches for the token, the session's own status for the pod.
+
+use super::Gateway;
+use super::report::{Event, Report};
+use crate::api::debug_session::LinkState;
+use crate::domain::access::deadline;
+use crate::domain::names::ObjectName;
+use crate::link::message::ToGateway;
+use crate::link::server::{Admitted, Authority};
+use std::sync::Arc;
+
+/// Reviews tokens. The one piece that asks the API server, so that tests can stand in for it.
+pub trait TokenReviewer: Send + Sync + 'static {
+    /// UID of the pod a token was issued to; an error is a text without anything of the token in it.
+    fn review(&self, token: &str) -> impl Future<Output = Result<String, String>> + Send;
+}
+
+/// Admits the pods that sessions name in their status.
+pub struct Admission<R> {
+    gateway: Arc<Gateway>,
+    reviewer: R,
+}
+
+impl<R> Admission<R> {
+    /// Admission to `gateway`, by `reviewer`.
+    #[must_use]
+    pub const fn new(gateway: Arc<Gateway>, reviewer: R) -> Self {
+        Self { gateway, reviewer }
+    }
+}
+
+impl<R: TokenReviewer> Authority for Admission<R> {
+    async fn admit(&self, token: &str) -> Result<Admitted, String> {
+        let pod_uid = self.reviewer.review(token).await?;
+        // The API server answers from a cache: a deleted pod's token passes for a while. The session decides.
+        let session = self.gateway.directory.of_pod(&pod_uid).ok_or("no session has this pod")?;
+        let end = deadline(&session, self.gateway.configuration.ttl_cap()).ok_or("the session has no deadline")?;
+        let status = session.status.as_ref();
+        if (self.gateway.now)() >= end || session.spec.end || status.is_some_and(|status| status.ended_at.is_some()) {
+            return Err("the session is over".into());
+        }
+        if session.metadata.deletion_timestamp.is_some() {
+            return Err("the session is being deleted".into());
+        }
+        Ok(Admitted {
+            pod_uid,
+            namespace: session.metadata.namespace.clone().unwrap_or_default(),
+            name: session.metadata.name.clone().unwrap_or_default(),
+        })
+    }
+
+    async fn report(&self, pod: &Admitted, message: &ToGateway) {
+        let (state, message) = match message {
+            ToGateway::Ready => (LinkState::Ready, None),
+            ToGateway::NotIsolated { address } => {
+                let text = format!(
+                    "the pod could reach {address}, which must be closed: the network plugin does not enforce the namespace's NetworkPolicy"
+                );
+                (LinkState::NotIsolated, Some(text))
+            }
+            ToGateway::Refused { .. } => return,
+        };
+        let session = ObjectName { namespace: pod.namespace.clone(), name: pod.name.clone() };
+        self.gateway.reports.send(Report { session, event: Event::Link { pod_uid: pod.pod_uid.clone(), state, message } });
+    }
+}

@@ -1,0 +1,289 @@
+//! One client's connection after its login: watched for as long as it lives, cut when its right ends.
+
+use super::channel::Shared;
+use super::report::{Event, Report};
+use super::{Gateway, socket};
+use crate::api::DebugSession;
+use crate::domain::access::{Authorized, Credential, Denied, authorize};
+use crate::domain::names::ObjectName;
+use chrono::{DateTime, TimeDelta, Utc};
+use russh::{ChannelId, Disconnect};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tracing::info;
+
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How long channels have to say their last line.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// When users are told that the end is near.
+const WARNINGS: [i64; 2] = [300, 60];
+
+/// Who logged in, to what.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The session.
+    pub session: ObjectName,
+    /// What was proved.
+    pub credential: Credential,
+    /// What follows from it now.
+    pub authorized: Authorized,
+}
+
+/// One connection. Its channels hold it too.
+pub struct Connection {
+    /// The replica.
+    pub gateway: Arc<Gateway>,
+    /// Identifier in logs and status.
+    pub id: String,
+    /// Where the client is.
+    pub peer: SocketAddr,
+    /// Its channels.
+    pub channels: Mutex<HashMap<ChannelId, Arc<Shared>>>,
+    /// Set once: why the connection is being cut.
+    pub cut: watch::Sender<Option<Arc<str>>>,
+    /// The newest thing to tell users at a terminal.
+    pub notice: watch::Sender<Option<Arc<str>>>,
+    login: Mutex<Option<Login>>,
+    last_byte: AtomicI64,
+}
+
+impl Connection {
+    /// A connection that has not logged in.
+    #[must_use]
+    pub fn new(gateway: Arc<Gateway>, id: String, peer: SocketAddr) -> Self {
+        let last_byte = AtomicI64::new((gateway.now)().timestamp());
+        Self {
+            gateway,
+            id,
+            peer,
+            channels: Mutex::default(),
+            cut: watch::Sender::new(None),
+            notice: watch::Sender::new(None),
+            login: Mutex::default(),
+            last_byte,
+        }
+    }
+
+    /// The source address, for rules about addresses.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        self.peer.ip()
+    }
+
+    /// The channels.
+    pub fn channels(&self) -> MutexGuard<'_, HashMap<ChannelId, Arc<Shared>>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn login_slot(&self) -> MutexGuard<'_, Option<Login>> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is logged in.
+    #[must_use]
+    pub fn login(&self) -> Option<Login> {
+        self.login_slot().clone()
+    }
+
+    /// Remembers who logged in.
+    pub fn log_in(&self, login: Login) {
+        *self.login_slot() = Some(login);
+    }
+
+    /// A byte passed, either way.
+    pub fn touch(&self) {
+        self.last_byte.store((self.gateway.now)().timestamp(), Ordering::Relaxed);
+    }
+
+    /// Decides about a credential with the session as it is now.
+    ///
+    /// # Errors
+    /// Why it has no access.
+    pub fn decide(&self, session: &ObjectName, credential: &Credential) -> Result<Authorized, Denied> {
+        let object: Arc<DebugSession> = self.gateway.directory.get(session).ok_or(Denied::Deleted)?;
+        authorize(credential, &object, &self.gateway.configuration, self.source(), (self.gateway.now)())
+    }
+
+    /// The same for whoever is logged in; an object of the same name but another UID is another session.
+    fn decide_again(&self) -> Result<Authorized, Denied> {
+        let login = self.login().ok_or(Denied::NoAccess)?;
+        let authorized = self.decide(&login.session, &login.credential)?;
+        if authorized.object_uid() != login.authorized.object_uid() {
+            return Err(Denied::Deleted);
+        }
+        if let Some(login) = self.login_slot().as_mut() {
+            login.authorized = authorized.clone();
+        }
+        Ok(authorized)
+    }
+}
+
+/// What to do with a connection now. Pure.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    Warn(String),
+    Cut(String),
+}
+
+/// What the watch remembers of one connection.
+#[derive(Debug, Default)]
+struct Told {
+    end: Option<i64>,
+    idle: bool,
+}
+
+fn step(decision: &Result<Authorized, Denied>, last_byte: i64, now: DateTime<Utc>, told: &mut Told) -> Step {
+    let authorized = match decision {
+        Ok(authorized) => authorized,
+        Err(denied) => return Step::Cut(format!("{denied} ({})", denied.reason())),
+    };
+    if let Some(limit) = authorized.idle_timeout() {
+        let limit = TimeDelta::from_std(limit).unwrap_or(TimeDelta::MAX).num_seconds();
+        let idle = now.timestamp() - last_byte;
+        if idle >= limit {
+            return Step::Cut(format!("no byte either way for {}: closed. The session goes on; log in again to get back", in_words(limit)));
+        }
+        if idle < limit - 60 {
+            told.idle = false;
+        } else if !told.idle {
+            told.idle = true;
+            return Step::Warn("nothing typed for a while: this connection is closed in a minute. The session itself goes on".into());
+        }
+    }
+    let left = (authorized.expires_at() - now).num_seconds();
+    let due = WARNINGS.iter().rev().find(|warning| left <= **warning);
+    match due {
+        Some(due) if told.end.is_none_or(|told| told > *due) => {
+            told.end = Some(*due);
+            Step::Warn(format!("this session ends in {}. It cannot be extended: save what you need", in_words(left.max(1))))
+        }
+        _ => Step::Nothing,
+    }
+}
+
+/// A number of seconds as people say it.
+#[must_use]
+pub fn in_words(seconds: i64) -> String {
+    match seconds {
+        120.. => format!("{} minutes", (seconds + 30) / 60),
+        90.. => "2 minutes".into(),
+        60.. => "1 minute".into(),
+        1 => "1 second".into(),
+        _ => format!("{seconds} seconds"),
+    }
+}
+
+/// Watches a logged-in connection until `closed`, and cuts it when its right ends.
+pub async fn watch_over(connection: Arc<Connection>, handle: russh::server::Handle, cut: socket::Cut, closed: impl Future<Output = ()>) {
+    let gateway = Arc::clone(&connection.gateway);
+    let Some(login) = connection.login() else { return };
+    gateway.metrics.connections.inc();
+    let mut sessions = gateway.directory.subscribe();
+    let mut tick = tokio::time::interval(TICK);
+    let mut told = Told::default();
+    tokio::pin!(closed);
+    loop {
+        tokio::select! {
+            () = &mut closed => break,
+            () = gateway.drain.cancelled() => {
+                end(&connection, &handle, &cut, "this gateway restarts. The session goes on: log in again to get back", closed).await;
+                break;
+            }
+            _ = sessions.changed() => {}
+            _ = tick.tick() => {}
+        }
+        let now = (gateway.now)();
+        match step(&connection.decide_again(), connection.last_byte.load(Ordering::Relaxed), now, &mut told) {
+            Step::Nothing => {}
+            Step::Warn(text) => drop(connection.notice.send_replace(Some(text.into()))),
+            Step::Cut(reason) => {
+                info!(connection = connection.id, session = %login.session, reason, "connection cut");
+                gateway.metrics.cuts.inc();
+                end(&connection, &handle, &cut, &reason, closed).await;
+                break;
+            }
+        }
+    }
+    gateway.metrics.connections.dec();
+    gateway.reports.send(Report { session: login.session, event: Event::Disconnected { id: connection.id.clone(), at: (gateway.now)() } });
+}
+
+/// Last words on every channel, then a disconnect message, then the socket itself.
+async fn end(connection: &Connection, handle: &russh::server::Handle, cut: &socket::Cut, reason: &str, closed: impl Future<Output = ()>) {
+    connection.cut.send_replace(Some(reason.into()));
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    let quiet = async {
+        while !connection.channels().is_empty() {
+            tick.tick().await;
+        }
+        let _ = handle.disconnect(Disconnect::ByApplication, format!("sandglass: {reason}"), String::new()).await;
+        closed.await;
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, quiet).await;
+    cut.now();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::access::authorize;
+    use crate::domain::configuration::Configuration;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ test";
+
+    fn decision(now: DateTime<Utc>, left: i64, idle: Option<&str>) -> Result<Authorized, Denied> {
+        let mut object: DebugSession = serde_json::from_value(serde_json::json!({
+            "apiVersion": "sandglass.dev/v1alpha1", "kind": "DebugSession",
+            "metadata": { "name": "x", "namespace": "ci", "uid": "u", "creationTimestamp": (now + TimeDelta::seconds(left) - TimeDelta::minutes(30)).to_rfc3339() },
+            "spec": { "source": { "image": "i" }, "requester": "r", "access": { "authorizedKeys": [KEY] } }
+        }))
+        .expect("an object");
+        object.spec.access.idle_timeout = idle.map(Into::into);
+        let configuration = Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\n").expect("valid");
+        let key = russh::keys::PublicKey::from_openssh(KEY).expect("key");
+        authorize(&Credential::Key(key), &object, &configuration, "192.0.2.1".parse().expect("address"), now)
+    }
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).expect("valid")
+    }
+
+    #[test]
+    fn users_are_warned_twice_and_then_cut() {
+        let mut told = Told::default();
+        let mut at = |left| step(&decision(now(), left, None), now().timestamp(), now(), &mut told);
+        assert_eq!(at(301), Step::Nothing);
+        assert!(matches!(at(300), Step::Warn(text) if text.contains("5 minutes")));
+        assert_eq!(at(299), Step::Nothing);
+        assert!(matches!(at(60), Step::Warn(text) if text.contains("1 minute")));
+        assert_eq!(at(1), Step::Nothing);
+        assert!(matches!(at(0), Step::Cut(text) if text.contains("Expired")));
+    }
+
+    #[test]
+    fn whoever_comes_late_is_warned_once() {
+        let mut told = Told::default();
+        assert!(
+            matches!(step(&decision(now(), 30, None), now().timestamp(), now(), &mut told), Step::Warn(text) if text.contains("30 seconds"))
+        );
+        assert_eq!(step(&decision(now(), 29, None), now().timestamp(), now(), &mut told), Step::Nothing);
+    }
+
+    #[test]
+    fn idle_connections_are_warned_a_minute_before_and_closed() {
+        let mut told = Told::default();
+        let mut idle = |seconds| step(&decision(now(), 1500, Some("2m")), now().timestamp() - seconds, now(), &mut told);
+        assert_eq!(idle(59), Step::Nothing);
+        assert!(matches!(idle(60), Step::Warn(_)));
+        assert_eq!(idle(61), Step::Nothing);
+        assert_eq!(idle(0), Step::Nothing, "a byte resets it");
+        assert!(matches!(idle(60), Step::Warn(_)));
+        assert!(matches!(idle(120), Step::Cut(text) if text.contains("goes on")));
+    }
+}

@@ -1,0 +1,337 @@
+//! The translator between the SSH library and our own terms: callback in, message and reply out. No policy and no waiting:
+//! its callbacks run inside the connection's loop.
+
+use super::channel::{Channel, Ends, Shared, shared, take_input};
+use super::connection::{Connection, Login};
+use super::metrics::Kind;
+use super::output::{Output, signal_number};
+use super::report::{Event, Report};
+use crate::api::debug_session::{Capability, ConnectionRecord};
+use crate::domain::access::{Credential, Denied};
+use crate::domain::names::ObjectName;
+use crate::link::message::{Process, Program, Size, Terminal};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use russh::keys::Certificate;
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::{ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tracing::info;
+
+/// Window that the client gets, RFC 4254, 5.2.
+pub const WINDOW: u32 = 2 * 1024 * 1024;
+/// The least the library lets us ask for: as good as nothing, yet it asks again.
+const BRAKE: u32 = 2;
+/// After so many braked reads in a row, each further one is delayed a little: a client that dribbles costs no core.
+const DRIBBLES: u32 = 3;
+/// Channels at once on one connection, as sshd's `MaxSessions` with room for forwards.
+const MOST_CHANNELS: usize = 64;
+/// Variables a client may set, and their total size.
+const MOST_VARIABLES: usize = 64;
+const LONGEST_VARIABLE: usize = 4096;
+
+/// A session channel before its program: what the client asked for so far.
+struct Prepared {
+    write: ChannelWriteHalf<Msg>,
+    shared: Arc<Shared>,
+    ends: Ends,
+    terminal: Option<Terminal>,
+    environment: Vec<(String, String)>,
+    agent_forward: bool,
+}
+
+/// One connection's handler.
+pub struct Client {
+    connection: Arc<Connection>,
+    prepared: HashMap<ChannelId, Prepared>,
+    dribbles: u32,
+    logged_in: Option<oneshot::Sender<()>>,
+    /// Whether a login was tried.
+    tried: Arc<std::sync::atomic::AtomicBool>,
+}
+
+type Outcome<T = ()> = Result<T, russh::Error>;
+
+impl Client {
+    /// A handler; `logged_in` fires once, at the login, `tried` at the first attempt.
+    #[must_use]
+    pub fn new(connection: Arc<Connection>, logged_in: oneshot::Sender<()>, tried: Arc<std::sync::atomic::AtomicBool>) -> Self {
+        Self { connection, prepared: HashMap::new(), dribbles: 0, logged_in: Some(logged_in), tried }
+    }
+
+    fn decide(&self, user: &str, credential: &Credential) -> Result<Login, Denied> {
+        let session = ObjectName::from_ssh_user(user).ok_or(Denied::NoAccess)?;
+        let authorized = self.connection.decide(&session, credential)?;
+        Ok(Login { session, credential: credential.clone(), authorized })
+    }
+
+    fn answer(&mut self, user: &str, credential: Credential) -> Auth {
+        self.tried.store(true, std::sync::atomic::Ordering::Relaxed);
+        let fingerprint = credential.fingerprint();
+        match self.decide(user, &credential) {
+            Ok(login) => {
+                info!(connection = self.connection.id, peer = %self.connection.peer, session = %login.session, fingerprint, "login");
+                self.connection.log_in(login);
+                Auth::Accept
+            }
+            Err(reason) => {
+                info!(connection = self.connection.id, peer = %self.connection.peer, user, fingerprint, %reason, "login refused");
+                Auth::reject()
+            }
+        }
+    }
+
+    fn may(&self, capability: Capability) -> bool {
+        self.connection.login().is_some_and(|login| login.authorized.allows(capability))
+    }
+
+    fn channel(&self, id: ChannelId) -> Option<Arc<Shared>> {
+        self.connection.channels().get(&id).cloned()
+    }
+
+    /// Starts a program on a prepared channel, in a task of its own.
+    fn start(&mut self, id: ChannelId, program: Program, session: &mut Session) -> Outcome {
+        let (Some(prepared), Some(login)) = (self.prepared.remove(&id), self.connection.login()) else {
+            return session.channel_failure(id);
+        };
+        let program = match (login.authorized.forced_command(), program) {
+            (Some(forced), _) => Program::Command(forced.to_owned()),
+            (None, program) => program,
+        };
+        let kind = match &program {
+            Program::Shell => Kind::Shell,
+            Program::Command(_) => Kind::Command,
+            Program::Sftp => Kind::Sftp,
+        };
+        self.connection.gateway.metrics.channel(kind);
+        info!(connection = self.connection.id, session = %login.session, ?kind, terminal = prepared.terminal.is_some(), "channel");
+        session.channel_success(id)?;
+        let handle = session.handle();
+        let output = Output::new(prepared.write, handle.clone(), prepared.terminal.is_some(), Arc::clone(&self.connection));
+        let channel = Channel {
+            connection: Arc::clone(&self.connection),
+            session: login.session,
+            shared: prepared.shared,
+            ends: prepared.ends,
+            output,
+            handle,
+        };
+        let process =
+            Process { program, terminal: prepared.terminal, environment: prepared.environment, agent_forward: prepared.agent_forward };
+        tokio::spawn(channel.run_process(process));
+        Ok(())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        for (_, shared) in self.connection.channels().drain() {
+            shared.closed.cancel();
+        }
+    }
+}
+
+/// Variables that a client may bring along, as sshd's usual `AcceptEnv` and what terminals announce.
+fn is_accepted(name: &str) -> bool {
+    matches!(name, "LANG" | "LANGUAGE" | "TZ" | "COLORTERM" | "NO_COLOR" | "TERM_PROGRAM" | "GIT_PROTOCOL") || name.starts_with("LC_")
+}
+
+fn size(columns: u32, rows: u32) -> Size {
+    let clamp = |value| u16::try_from(value).unwrap_or(u16::MAX);
+    Size { width: clamp(columns), height: clamp(rows) }
+}
+
+impl Handler for Client {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Outcome<Auth> {
+        // A hint only: the decision follows the signature. Certificates offer their inner key here, so that with trusted CAs
+        // every key may go on to be signed.
+        self.tried.store(true, std::sync::atomic::Ordering::Relaxed);
+        let welcome = !self.connection.gateway.configuration.user_certificate_authorities.is_empty()
+            || self.decide(user, &Credential::Key(offer.public_key.clone())).is_ok();
+        Ok(if welcome { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Outcome<Auth> {
+        if matches!(key.algorithm, russh::keys::Algorithm::Rsa { hash: None }) {
+            return Ok(Auth::reject());
+        }
+        Ok(self.answer(user, Credential::Key(key.public_key.clone())))
+    }
+
+    async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Outcome<Auth> {
+        Ok(self.answer(user, Credential::Certificate(Box::new(certificate.clone()))))
+    }
+
+    async fn auth_succeeded(&mut self, _session: &mut Session) -> Outcome {
+        let Some(login) = self.connection.login() else { return Err(russh::Error::Inconsistent) };
+        let record = ConnectionRecord {
+            id: self.connection.id.clone(),
+            key_fingerprint: login.credential.fingerprint(),
+            remote_address: self.connection.peer.to_string(),
+            started_at: Time(k8s_openapi::jiff::Timestamp::from_second((self.connection.gateway.now)().timestamp()).unwrap_or_default()),
+            ended_at: None,
+            recording: None,
+        };
+        self.connection.gateway.reports.send(Report { session: login.session, event: Event::Connected(record) });
+        if let Some(logged_in) = self.logged_in.take() {
+            let _ = logged_in.send(());
+        }
+        Ok(())
+    }
+
+    async fn channel_open_session(&mut self, channel: russh::Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Outcome {
+        if self.connection.channels().len() >= MOST_CHANNELS {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        }
+        let (shared, ends) = shared();
+        // Bytes come through the callbacks below; a read half kept unread would block the whole connection.
+        let (_, write) = channel.split();
+        let id = write.id();
+        self.connection.channels().insert(id, Arc::clone(&shared));
+        self.prepared.insert(id, Prepared { write, shared, ends, terminal: None, environment: Vec::new(), agent_forward: false });
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: russh::Channel<Msg>,
+        host: &str,
+        port: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Outcome {
+        let login = self.connection.login().filter(|login| login.authorized.allows(Capability::LocalForward));
+        let (Some(login), Ok(port)) = (login, u16::try_from(port)) else {
+            let reason = "forwarding is not allowed here: spec.access.allow lacks LocalForward".to_owned();
+            reply.reject(ChannelOpenFailure::Other { code: 1, reason }).await;
+            return Ok(());
+        };
+        if self.connection.channels().len() >= MOST_CHANNELS {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        }
+        self.connection.gateway.metrics.channel(Kind::LocalForward);
+        info!(connection = self.connection.id, session = %login.session, host, port, "forward");
+        let (shared, ends) = shared();
+        let (_, write) = channel.split();
+        let output = Output::new(write, session.handle(), false, Arc::clone(&self.connection));
+        self.connection.channels().insert(output.id(), Arc::clone(&shared));
+        let handle = session.handle();
+        let channel = Channel { connection: Arc::clone(&self.connection), session: login.session, shared, ends, output, handle };
+        tokio::spawn(channel.run_connect(reply, host.to_owned(), port));
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        term: &str,
+        columns: u32,
+        rows: u32,
+        _: u32,
+        _: u32,
+        modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Outcome {
+        let allowed = self.connection.login().is_some_and(|login| login.authorized.allows_terminal());
+        let Some(prepared) = self.prepared.get_mut(&id).filter(|_| allowed && term.len() < LONGEST_VARIABLE) else {
+            return session.channel_failure(id);
+        };
+        let modes = modes.iter().map(|(mode, value)| (*mode as u8, *value)).filter(|(mode, _)| *mode != 0).collect();
+        prepared.terminal = Some(Terminal { name: term.to_owned(), size: size(columns, rows), modes });
+        session.channel_success(id)
+    }
+
+    async fn env_request(&mut self, id: ChannelId, name: &str, value: &str, session: &mut Session) -> Outcome {
+        let fits = is_accepted(name) && name.len() + value.len() < LONGEST_VARIABLE && !value.contains('\0');
+        match self.prepared.get_mut(&id).filter(|prepared| fits && prepared.environment.len() < MOST_VARIABLES) {
+            Some(prepared) => {
+                prepared.environment.push((name.to_owned(), value.to_owned()));
+                session.channel_success(id)
+            }
+            None => session.channel_failure(id),
+        }
+    }
+
+    async fn agent_request(&mut self, id: ChannelId, _: &mut Session) -> Outcome<bool> {
+        let allowed = self.may(Capability::AgentForward);
+        Ok(self.prepared.get_mut(&id).filter(|_| allowed).map(|prepared| prepared.agent_forward = true).is_some())
+    }
+
+    async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Outcome {
+        self.start(id, Program::Shell, session)
+    }
+
+    async fn exec_request(&mut self, id: ChannelId, command: &[u8], session: &mut Session) -> Outcome {
+        match String::from_utf8(command.to_vec()) {
+            Ok(command) if !command.contains('\0') => self.start(id, Program::Command(command), session),
+            _ => session.channel_failure(id),
+        }
+    }
+
+    async fn subsystem_request(&mut self, id: ChannelId, name: &str, session: &mut Session) -> Outcome {
+        if name == "sftp" && self.may(Capability::Sftp) { self.start(id, Program::Sftp, session) } else { session.channel_failure(id) }
+    }
+
+    async fn window_change_request(&mut self, id: ChannelId, columns: u32, rows: u32, _: u32, _: u32, session: &mut Session) -> Outcome {
+        let size = size(columns, rows);
+        if let Some(terminal) = self.prepared.get_mut(&id).and_then(|prepared| prepared.terminal.as_mut()) {
+            terminal.size = size;
+        } else if let Some(channel) = self.channel(id) {
+            channel.size.send_replace(size);
+        }
+        session.channel_success(id)
+    }
+
+    async fn signal(&mut self, id: ChannelId, signal: Sig, _: &mut Session) -> Outcome {
+        if let (Some(channel), Some(number)) = (self.channel(id), signal_number(&signal)) {
+            let _ = channel.signals.try_send(number);
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self, id: ChannelId, data: &[u8], session: &mut Session) -> Outcome {
+        let Some(channel) = self.channel(id) else { return Ok(()) };
+        if !take_input(&self.connection, &channel, data) {
+            channel.closed.cancel();
+            return session.close(id);
+        }
+        if self.dribbles > DRIBBLES && channel.inbox.is_long() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    fn adjust_window(&mut self, id: ChannelId, _: u32) -> u32 {
+        if self.channel(id).is_some_and(|channel| channel.inbox.is_long()) {
+            self.dribbles = self.dribbles.saturating_add(1);
+            BRAKE
+        } else {
+            self.dribbles = 0;
+            WINDOW
+        }
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _: &mut Session) -> Outcome {
+        if let Some(channel) = self.channel(id) {
+            channel.inbox.end();
+        }
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Outcome {
+        self.prepared.remove(&id);
+        if let Some(channel) = self.connection.channels().remove(&id) {
+            channel.closed.cancel();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! Every byte to a user passes through here: the program's output, and our own words. This is where a recorder attaches.
+
+use super::connection::Connection;
+use crate::link::message::Exit;
+use bytes::Bytes;
+use russh::server::{Handle, Msg};
+use russh::{ChannelId, ChannelWriteHalf, Sig};
+use std::sync::Arc;
+
+/// The user is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is gone")]
+pub struct Gone;
+
+/// Extended data type of standard error (RFC 4254, 5.2).
+const STDERR: u32 = 1;
+
+/// Which of the two streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Error,
+}
+
+/// One channel's way to its user.
+pub struct Output {
+    write: ChannelWriteHalf<Msg>,
+    handle: Handle,
+    terminal: bool,
+    connection: Arc<Connection>,
+}
+
+impl Output {
+    /// An output; `terminal` says how our own words are written.
+    #[must_use]
+    pub const fn new(write: ChannelWriteHalf<Msg>, handle: Handle, terminal: bool, connection: Arc<Connection>) -> Self {
+        Self { write, handle, terminal, connection }
+    }
+
+    /// The channel's number.
+    #[must_use]
+    pub fn id(&self) -> ChannelId {
+        self.write.id()
+    }
+
+    /// Whether the user looks at a terminal.
+    #[must_use]
+    pub const fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Sends bytes; waits for the user's window. Never returns when the connection dies meanwhile: race it with the channel's end.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn send(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
+        self.connection.touch();
+        self.connection.gateway.metrics.bytes_out.inc_by(bytes.len() as u64);
+        match stream {
+            Stream::Out => self.write.data_bytes(bytes).await,
+            Stream::Error => self.write.extended_data_bytes(STDERR, bytes).await,
+        }
+        .map_err(|_| Gone)
+    }
+
+    /// Sends a line of ours: on the terminal where there is one, else on standard error.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn say(&self, text: &str) -> Result<(), Gone> {
+        if self.terminal {
+            self.send(Stream::Out, Bytes::from(format!("\r\nsandglass: {}\r\n", text.replace('\n', "\r\n")))).await
+        } else {
+            self.send(Stream::Error, Bytes::from(format!("sandglass: {text}\n"))).await
+        }
+    }
+
+    /// The program closed its output, the channel stays.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn end(&self) -> Result<(), Gone> {
+        self.write.eof().await.map_err(|_| Gone)
+    }
+
+    /// Tells how the program ended, and closes the channel.
+    pub async fn finish(&self, exit: &Exit) {
+        let _ = match exit {
+            Exit::Code(code) => self.write.exit_status(u32::from(*code)).await.map_err(drop),
+            Exit::Signal(number) => {
+                let signal = signal_name(*number);
+                self.handle.exit_signal_request(self.id(), signal, false, String::new(), String::new()).await
+            }
+            Exit::Failed(_) => self.write.exit_status(super::EXIT_NOT_STARTED).await.map_err(drop),
+        };
+        self.close().await;
+    }
+
+    /// Closes the channel with a status of ours.
+    pub async fn finish_with(&self, status: u32) {
+        let _ = self.write.exit_status(status).await;
+        self.close().await;
+    }
+
+    /// Closes the channel.
+    pub async fn close(&self) {
+        let _ = self.write.eof().await;
+        let _ = self.write.close().await;
+    }
+}
+
+/// The signals that RFC 4254, 6.10 names, by their Linux numbers.
+fn signal_name(number: u8) -> Sig {
+    match number {
+        1 => Sig::HUP,
+        2 => Sig::INT,
+        3 => Sig::QUIT,
+        4 => Sig::ILL,
+        6 => Sig::ABRT,
+        8 => Sig::FPE,
+        9 => Sig::KILL,
+        10 => Sig::USR1,
+        11 => Sig::SEGV,
+        13 => Sig::PIPE,
+        14 => Sig::ALRM,
+        15 => Sig::TERM,
+        other => Sig::Custom(format!("{other}@sandglass.dev")),
+    }
+}
+
+/// Linux number of a signal that a client asks to deliver. USR2 has no name of its own in the library.
+#[must_use]
+pub fn signal_number(signal: &Sig) -> Option<u8> {
+    Some(match signal {
+        Sig::HUP => 1,
+        Sig::INT => 2,
+        Sig::QUIT => 3,
+        Sig::ILL => 4,
+        Sig::ABRT => 6,
+        Sig::FPE => 8,
+        Sig::KILL => 9,
+        Sig::USR1 => 10,
+        Sig::SEGV => 11,
+        Sig::PIPE => 13,
+        Sig::ALRM => 14,
+        Sig::TERM => 15,
+        Sig::Custom(name) if name == "USR2" => 12,
+        Sig::Custom(_) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_their_numbers_both_ways() {
+        for number in [1, 2, 3, 4, 6, 8, 9, 10, 11, 13, 14, 15] {
+            assert_eq!(signal_number(&signal_name(number)), Some(number));
+        }
+        assert!(matches!(signal_name(31), Sig::Custom(name) if name == "31@sandglass.dev"));
+        assert_eq!(signal_number(&Sig::Custom("nonsense".into())), None);
+    }
+}

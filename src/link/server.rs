@@ -1,0 +1,252 @@
+//! The gateway's end of the link: TLS 1.3, HTTP/1.1, two WebSocket paths. Who may come in is the [`Authority`]'s decision.
+
+use super::message::{ToAgent, ToGateway};
+use super::registry::Registry;
+use super::{CHANNEL_PATH, CONTROL_PATH};
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tracing::{info, warn};
+
+/// A channel's WebSocket at the gateway.
+pub type ChannelSocket = WebSocketStream<TlsStream<TcpStream>>;
+
+/// The pod behind a token, once the authority has let it in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// Namespace of the session object.
+    pub namespace: String,
+    /// Name of the session object.
+    pub name: String,
+}
+
+/// Decides which agents may link, and hears what they report.
+pub trait Authority: Send + Sync + 'static {
+    /// Reviews a token. An error is the text of the refusal, without anything of the token in it.
+    fn admit(&self, token: &str) -> impl Future<Output = Result<Admitted, String>> + Send;
+    /// An agent is ready, or found itself not isolated.
+    fn report(&self, pod: &Admitted, message: &ToGateway) -> impl Future<Output = ()> + Send;
+}
+
+/// Handshakes in progress at once.
+const HANDSHAKES: usize = 256;
+/// Limit for TLS and the HTTP request.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// An open link's token and object are looked at again this often.
+const REVIEW: Duration = Duration::from_secs(60);
+const PING: Duration = Duration::from_secs(15);
+
+/// Serves links on `listener` for ever.
+pub async fn serve<A: Authority>(listener: TcpListener, tls: TlsAcceptor, registry: Arc<Registry>, authority: Arc<A>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(failure) => {
+                // Out of descriptors: others will be closed.
+                warn!(%failure, "failed to accept a link");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let (tls, registry, authority) = (tls.clone(), Arc::clone(&registry), Arc::clone(&authority));
+        tokio::spawn(async move {
+            let serve = serve_connection(stream, peer, &tls, registry, authority);
+            // The upgraded socket lives on in a task of its own.
+            let _ = tokio::time::timeout(HANDSHAKE_LIMIT, serve).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn serve_connection<A: Authority>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: &TlsAcceptor,
+    registry: Arc<Registry>,
+    authority: Arc<A>,
+) {
+    let _ = stream.set_nodelay(true);
+    let Ok(stream) = tls.accept(stream).await else { return };
+    let service = hyper::service::service_fn(move |request| {
+        let (registry, authority) = (Arc::clone(&registry), Arc::clone(&authority));
+        async move { Ok::<_, std::convert::Infallible>(answer(request, peer, registry, authority).await) }
+    });
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+}
+
+fn refusal(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(format!("{text}\n"))));
+    *response.status_mut() = status;
+    response
+}
+
+async fn answer<A: Authority>(
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    registry: Arc<Registry>,
+    authority: Arc<A>,
+) -> Response<Full<Bytes>> {
+    let Some(bearer) = bearer(&request) else {
+        return refusal(StatusCode::UNAUTHORIZED, "a bearer is needed");
+    };
+    let Some(accept) = upgrade_key(&request) else {
+        return refusal(StatusCode::BAD_REQUEST, "a WebSocket upgrade (RFC 6455) is needed");
+    };
+    match request.uri().path() {
+        CONTROL_PATH => match authority.admit(&bearer).await {
+            Ok(pod) => {
+                tokio::spawn(control(request, registry, authority, pod, bearer));
+                switching(&accept)
+            }
+            Err(reason) => {
+                warn!(%peer, %reason, "link refused");
+                refusal(StatusCode::FORBIDDEN, &reason)
+            }
+        },
+        CHANNEL_PATH => match registry.redeem(&bearer) {
+            Some(waiting) => {
+                tokio::spawn(async move {
+                    if let Some(socket) = upgraded(request).await {
+                        let _ = waiting.send(Ok(socket));
+                    }
+                });
+                switching(&accept)
+            }
+            None => refusal(StatusCode::FORBIDDEN, "unknown, used or expired ticket"),
+        },
+        _ => refusal(StatusCode::NOT_FOUND, "no such path"),
+    }
+}
+
+fn bearer(request: &Request<Incoming>) -> Option<String> {
+    request.headers().get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned)
+}
+
+/// The `Sec-WebSocket-Accept` value for a request that asks for a WebSocket (RFC 6455, 4.2).
+fn upgrade_key(request: &Request<Incoming>) -> Option<String> {
+    let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let asks = request.method() == Method::GET
+        && header(UPGRADE)?.eq_ignore_ascii_case("websocket")
+        && header(CONNECTION)?.to_ascii_lowercase().contains("upgrade")
+        && header(SEC_WEBSOCKET_VERSION)? == "13";
+    asks.then(|| header(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes())))?
+}
+
+fn switching(accept: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Ok(accept) = HeaderValue::from_str(accept) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+/// The socket itself, without hyper's wrapping.
+async fn upgraded(request: Request<Incoming>) -> Option<ChannelSocket> {
+    let upgraded = hyper::upgrade::on(request).await.ok()?;
+    let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+    let configuration = WebSocketConfig::default()
+        .read_buffer_size(32 * 1024)
+        .write_buffer_size(0)
+        .max_message_size(Some(1 << 20))
+        .max_frame_size(Some(1 << 20));
+    Some(WebSocketStream::from_partially_read(parts.io.into_inner(), parts.read_buf.to_vec(), Role::Server, Some(configuration)).await)
+}
+
+/// One agent's control link, from the upgrade to its end.
+async fn control<A: Authority>(request: Request<Incoming>, registry: Arc<Registry>, authority: Arc<A>, pod: Admitted, token: String) {
+    let Some(socket) = upgraded(request).await else { return };
+    let (sender, queue) = mpsc::channel(64);
+    let id = registry.join(&pod.pod_uid, sender);
+    info!(namespace = pod.namespace, name = pod.name, pod_uid = pod.pod_uid, "agent linked");
+    converse(socket, queue, &registry, &*authority, &pod, &token, id).await;
+    registry.leave(&pod.pod_uid, id);
+    info!(namespace = pod.namespace, name = pod.name, pod_uid = pod.pod_uid, "agent's link ended");
+}
+
+async fn converse<A: Authority>(
+    socket: ChannelSocket,
+    mut queue: mpsc::Receiver<ToAgent>,
+    registry: &Registry,
+    authority: &A,
+    pod: &Admitted,
+    token: &str,
+    id: u64,
+) {
+    let (mut sink, mut stream) = socket.split();
+    let mut peers = registry.peers.subscribe();
+    peers.mark_changed();
+    let mut review = tokio::time::interval_at(tokio::time::Instant::now() + REVIEW, REVIEW);
+    let mut ping = tokio::time::interval(PING);
+    let mut heard = true;
+    loop {
+        let outgoing = tokio::select! {
+            message = stream.next() => {
+                heard = true;
+                match message {
+                    Some(Ok(Message::Text(text))) => {
+                        match serde_json::from_str::<ToGateway>(&text) {
+                            Ok(ToGateway::Refused { ticket, message }) => registry.refuse(&ticket, message),
+                            Ok(message) => {
+                                authority.report(pod, &message).await;
+                                if message == ToGateway::Ready { registry.make_ready(&pod.pod_uid, id); }
+                            }
+                            Err(_) => return,
+                        }
+                        continue;
+                    }
+                    Some(Ok(_)) => continue,
+                    Some(Err(_)) | None => return,
+                }
+            }
+            message = queue.recv() => match message {
+                Some(message) => encode(&message),
+                // A newer link of the same pod took this one's place.
+                None => return,
+            },
+            changed = peers.changed() => {
+                if changed.is_err() { return }
+                encode(&ToAgent::Peers { addresses: peers.borrow_and_update().clone() })
+            }
+            _ = review.tick() => {
+                if let Err(reason) = authority.admit(token).await {
+                    info!(name = pod.name, %reason, "link not renewed");
+                    return;
+                }
+                continue;
+            }
+            _ = ping.tick() => {
+                if !std::mem::take(&mut heard) { return }
+                Message::Ping(Bytes::new())
+            }
+        };
+        if sink.send(outgoing).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn encode(message: &ToAgent) -> Message {
+    Message::text(serde_json::to_string(message).unwrap_or_default())
+}

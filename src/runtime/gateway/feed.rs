@@ -1,0 +1,58 @@
+//! From the API server's watch to the gateway's directory of sessions.
+
+use futures::StreamExt as _;
+use kube::core::DeserializeGuard;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client};
+use std::sync::Arc;
+use tracing::warn;
+
+use crate::api::DebugSession;
+use crate::gateway::directory::Directory;
+use crate::runtime::Gate;
+
+/// A watch that says nothing for so long is begun anew: a connection may die without a word.
+const WATCH_SECONDS: u32 = 60;
+
+/// Follows all sessions for ever; opens `listed` after the first list.
+pub async fn sessions(client: Client, directory: Arc<Directory>, listed: Gate) {
+    let api: Api<DeserializeGuard<DebugSession>> = Api::all(client);
+    let stream = watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)).default_backoff();
+    let mut stream = std::pin::pin!(stream);
+    let mut list = Vec::new();
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(watcher::Event::Init) => list.clear(),
+            Ok(watcher::Event::InitApply(object)) => list.extend(readable(object)),
+            Ok(watcher::Event::InitDone) => {
+                directory.replace(std::mem::take(&mut list));
+                listed.open();
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                if let Some(object) = readable(object) {
+                    directory.put(object);
+                }
+            }
+            Ok(watcher::Event::Delete(object)) => {
+                if let Some(object) = readable(object) {
+                    directory.remove(&object);
+                }
+            }
+            Err(failure) => warn!(%failure, "the watch of sessions broke; begun anew"),
+        }
+    }
+}
+
+/// One malformed object never stops the stream.
+fn readable(object: DeserializeGuard<DebugSession>) -> Option<DebugSession> {
+    match object.0 {
+        Ok(mut object) => {
+            object.metadata.managed_fields = None;
+            Some(object)
+        }
+        Err(failure) => {
+            warn!(%failure, "a session cannot be read and is skipped");
+            None
+        }
+    }
+}

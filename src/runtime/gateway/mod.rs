@@ -1,0 +1,135 @@
+//! The wiring of `sandglass gateway`: configuration and keys in, listeners and watches out.
+
+mod feed;
+mod peers;
+mod reporter;
+
+use anyhow::Context as _;
+use chrono::Utc;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::controller::read_configuration;
+use super::{Health, Supervisor, metrics, serve};
+use crate::api::names::LINK_AUDIENCE;
+use crate::gateway::admission::{Admission, TokenReviewer};
+use crate::gateway::directory::Directory;
+use crate::gateway::keys::{LINK_CA, LINK_CA_KEY, read, read_host_key};
+use crate::gateway::limits::Limits;
+use crate::gateway::metrics::Metrics;
+use crate::gateway::report::Reports;
+use crate::gateway::{Gateway, listener};
+use crate::kubernetes::connect;
+use crate::kubernetes::token_review::pod_of_token;
+use crate::link::registry::Registry;
+use crate::link::{server, tls};
+
+/// How long connections may take to end after a signal.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// What the command line and the environment say.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub configuration: PathBuf,
+    /// Folder with the host key and the link CA.
+    pub keys: PathBuf,
+    /// Where users come in.
+    pub ssh: SocketAddr,
+    /// Where agents link.
+    pub link: SocketAddr,
+    /// The link port as agents see it, until the replicas' list is known.
+    pub advertise: Option<SocketAddr>,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub health: SocketAddr,
+    /// Namespace of the gateway, where its replicas are looked up.
+    pub namespace: String,
+}
+
+/// Asks the API server.
+struct Reviewer(kube::Client);
+
+impl TokenReviewer for Reviewer {
+    async fn review(&self, token: &str) -> Result<String, String> {
+        match pod_of_token(&self.0, LINK_AUDIENCE, token).await {
+            Ok(Some(pod)) => Ok(pod),
+            Ok(None) => Err("the token is not one of a session's pod, or no longer valid".into()),
+            Err(failure) => {
+                tracing::warn!(%failure, category = failure.category().as_str(), "a token could not be reviewed");
+                Err("the API server cannot be asked about the token".into())
+            }
+        }
+    }
+}
+
+/// Runs the gateway until a signal.
+///
+/// # Errors
+/// Anything that keeps it from starting, or a task that ended by itself.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let configuration = Arc::new(read_configuration(&options.configuration)?);
+    let host_key = read_host_key(&options.keys)?;
+    let acceptor = tls::acceptor(&read(&options.keys.join(LINK_CA))?, &read(&options.keys.join(LINK_CA_KEY))?)?;
+    let client = connect().await?;
+    let ssh = TcpListener::bind(options.ssh).await.with_context(|| format!("failed to listen on {}", options.ssh))?;
+    let link = TcpListener::bind(options.link).await.with_context(|| format!("failed to listen on {}", options.link))?;
+
+    let mut supervisor = Supervisor::new();
+    let shutdown = supervisor.shutdown();
+    let health = Health::default();
+    let mut registry = metrics::registry();
+    let (reports, received) = Reports::new();
+    let gateway = Arc::new(Gateway {
+        limits: Arc::new(Limits::new(configuration.login.clone())),
+        configuration,
+        directory: Arc::new(Directory::default()),
+        registry: Arc::new(Registry::default()),
+        reports,
+        metrics: Metrics::default(),
+        drain: CancellationToken::new(),
+        now: Utc::now,
+    });
+    gateway.metrics.register(&mut registry);
+    gateway.registry.peers.send_replace(options.advertise.into_iter().collect());
+
+    let listed = health.gate("first list of sessions");
+    supervisor.spawn("health", serve(options.health, health, registry, shutdown.clone()));
+    let until_shutdown = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let stop = shutdown.clone();
+        async move {
+            tokio::select! { () = stop.requested() => (), () = task => () }
+            Ok(())
+        }
+    };
+    let sessions = feed::sessions(client.clone(), Arc::clone(&gateway.directory), listed);
+    supervisor.spawn("sessions", until_shutdown(Box::pin(sessions)));
+    supervisor.spawn("peers", until_shutdown(Box::pin(peers::watch(client.clone(), options.namespace, Arc::clone(&gateway.registry)))));
+    let admission = Arc::new(Admission::new(Arc::clone(&gateway), Reviewer(client.clone())));
+    let links = server::serve(link, acceptor, Arc::clone(&gateway.registry), admission);
+    supervisor.spawn("links", until_shutdown(Box::pin(links)));
+    let reporting = reporter::write(client, received);
+    let stop = shutdown.clone();
+    let connections = Arc::clone(&gateway);
+    // Reports of connections that end while draining are still written.
+    supervisor.spawn("reports", async move {
+        let drained = async {
+            stop.requested().await;
+            connections.connections_ended().await;
+        };
+        tokio::select! { () = reporting => (), () = drained => () }
+        Ok(())
+    });
+    supervisor.spawn("ssh", async move {
+        let stop = CancellationToken::new();
+        let accepting = listener::serve(ssh, Arc::new(listener::configuration(host_key)), Arc::clone(&gateway), stop);
+        tokio::select! { () = accepting => (), () = shutdown.requested() => () }
+        gateway.drain.cancel();
+        gateway.connections_ended().await;
+        Ok(())
+    });
+    supervisor.run(DRAIN).await
+}

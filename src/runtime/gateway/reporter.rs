@@ -1,0 +1,119 @@
+//! Writes what the gateway reports into the sessions' status: `link` and `connections`, nothing else.
+//!
+//! Replicas share the list of connections, so it is not applied server-side under one manager each (a dead replica's entries
+//! would stay for ever) but patched on top of the version that was read, and read again on conflict.
+
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::api::debug_session::{ConnectionRecord, DebugSessionStatus};
+use crate::api::{DebugSession, names};
+use crate::gateway::report::{Event, Report};
+use crate::kubernetes::time::from_chrono;
+use crate::kubernetes::{call, call_or_absent};
+
+/// Connections that status shows.
+const MOST_CONNECTIONS: usize = 10;
+const ATTEMPTS: u32 = 6;
+
+/// Writes reports for ever, one after the other.
+pub async fn write(client: Client, mut reports: mpsc::Receiver<Report>) {
+    while let Some(report) = reports.recv().await {
+        if let Err(failure) = write_one(&client, &report).await {
+            warn!(session = %report.session, failure, "a report could not be written into status");
+        }
+    }
+}
+
+async fn write_one(client: &Client, report: &Report) -> Result<(), String> {
+    let api: Api<DebugSession> = Api::namespaced(client.clone(), &report.session.namespace);
+    let name = &report.session.name;
+    let mut last = String::new();
+    for _ in 0..ATTEMPTS {
+        let object = call_or_absent("read the session", api.get(name)).await.map_err(|failure| failure.to_string())?;
+        let Some(object) = object else { return Ok(()) };
+        let Some(status) = change(object.status.as_ref(), &report.event) else { return Ok(()) };
+        let patch = json!({ "metadata": { "resourceVersion": object.metadata.resource_version }, "status": status });
+        let parameters = PatchParams { field_manager: Some(names::GATEWAY_MANAGER.into()), ..PatchParams::default() };
+        match call("report into status", api.patch_status(name, &parameters, &Patch::Merge(&patch))).await {
+            Ok(_) => return Ok(()),
+            Err(failure) if failure.code() == 409 => last = failure.to_string(),
+            Err(failure) => return Err(format!("{failure}: {}", failure.message())),
+        }
+    }
+    Err(last)
+}
+
+/// The part of status that an event changes; `None` when it says nothing new. Pure.
+fn change(status: Option<&DebugSessionStatus>, event: &Event) -> Option<Value> {
+    let connections = status.map(|status| status.connections.clone()).unwrap_or_default();
+    match event {
+        Event::Link { pod_uid, state, message } => {
+            let known = status.and_then(|status| status.link.as_ref());
+            let same = known.is_some_and(|known| known.pod_uid == *pod_uid && known.state == *state);
+            (!same).then(|| json!({ "link": { "podUid": pod_uid, "state": state, "message": message } }))
+        }
+        Event::Connected(record) => {
+            let mut connections: Vec<ConnectionRecord> = connections.into_iter().filter(|known| known.id != record.id).collect();
+            connections.push(record.clone());
+            let superfluous = connections.len().saturating_sub(MOST_CONNECTIONS);
+            Some(json!({ "connections": connections.split_off(superfluous) }))
+        }
+        Event::Disconnected { id, at } => {
+            let mut connections = connections;
+            connections.iter_mut().find(|known| known.id == *id)?.ended_at = Some(from_chrono(*at));
+            Some(json!({ "connections": connections }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::debug_session::{LinkReport, LinkState};
+    use chrono::DateTime;
+
+    fn record(id: &str) -> ConnectionRecord {
+        ConnectionRecord {
+            id: id.into(),
+            key_fingerprint: "SHA256:x".into(),
+            remote_address: "192.0.2.1:5".into(),
+            started_at: from_chrono(DateTime::UNIX_EPOCH),
+            ended_at: None,
+            recording: None,
+        }
+    }
+
+    #[test]
+    fn the_last_ten_connections_stay() {
+        let mut status = DebugSessionStatus::default();
+        for number in 0..15 {
+            let changed = change(Some(&status), &Event::Connected(record(&number.to_string()))).expect("changed");
+            status.connections = serde_json::from_value(changed["connections"].clone()).expect("a list");
+        }
+        let ids: Vec<&str> = status.connections.iter().map(|known| known.id.as_str()).collect();
+        assert_eq!(ids, ["5", "6", "7", "8", "9", "10", "11", "12", "13", "14"]);
+    }
+
+    #[test]
+    fn an_end_is_entered_where_its_beginning_is() {
+        let status = DebugSessionStatus { connections: vec![record("a"), record("b")], ..DebugSessionStatus::default() };
+        let at = DateTime::from_timestamp(60, 0).expect("valid");
+        let changed = change(Some(&status), &Event::Disconnected { id: "a".into(), at }).expect("changed");
+        assert_eq!(changed["connections"][0]["endedAt"], "1970-01-01T00:01:00Z");
+        assert!(changed["connections"][1]["endedAt"].is_null());
+        assert!(change(Some(&status), &Event::Disconnected { id: "c".into(), at }).is_none());
+    }
+
+    #[test]
+    fn a_second_replica_has_nothing_to_add_about_the_link() {
+        let event = Event::Link { pod_uid: "p".into(), state: LinkState::Ready, message: None };
+        assert!(change(None, &event).is_some());
+        let link = LinkReport { pod_uid: "p".into(), state: LinkState::Ready, message: None };
+        let status = DebugSessionStatus { link: Some(link), ..DebugSessionStatus::default() };
+        assert!(change(Some(&status), &event).is_none());
+    }
+}

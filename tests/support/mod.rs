@@ -1,0 +1,267 @@
+//! A gateway on loopback with the real agent and the real OpenSSH client: no cluster, everything else as it is.
+#![allow(dead_code)]
+
+use chrono::{TimeDelta, Utc};
+use russh::keys::PrivateKey;
+use russh::keys::ssh_key::LineEnding;
+use sandglass::api::DebugSession;
+use sandglass::domain::configuration::Configuration;
+use sandglass::gateway::admission::{Admission, TokenReviewer};
+use sandglass::gateway::directory::Directory;
+use sandglass::gateway::limits::Limits;
+use sandglass::gateway::metrics::Metrics;
+use sandglass::gateway::report::{Report, Reports};
+use sandglass::gateway::{Gateway, listener};
+use sandglass::link::registry::Registry;
+use sandglass::link::settings::{AgentSettings, VARIABLE};
+use sandglass::link::{server, tls};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// The pod of the test session.
+pub const POD_UID: &str = "11111111-2222-3333-4444-555555555555";
+const TOKEN: &str = "token-of-the-pod";
+
+struct OneToken;
+
+impl TokenReviewer for OneToken {
+    async fn review(&self, token: &str) -> Result<String, String> {
+        if token == TOKEN { Ok(POD_UID.into()) } else { Err("not authenticated".into()) }
+    }
+}
+
+/// A running gateway, its agent, and a user's key.
+pub struct Bench {
+    /// The gateway.
+    pub gateway: Arc<Gateway>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Where agents link.
+    pub link: SocketAddr,
+    /// What it reports.
+    pub reports: mpsc::Receiver<Report>,
+    /// Files of the test.
+    pub folder: TempDir,
+    certificate_authority: String,
+    agent: Option<Child>,
+}
+
+/// How a bench differs from the usual one.
+pub struct Options {
+    /// More lines of the configuration.
+    pub configuration: &'static str,
+    /// Changes the session before it is stored.
+    pub change: fn(&mut DebugSession),
+    /// Addresses the agent must find closed.
+    pub must_be_closed: Vec<SocketAddr>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { configuration: "", change: |_| {}, must_be_closed: Vec::new() }
+    }
+}
+
+impl Bench {
+    /// Everything up, and the agent linked.
+    pub async fn start(options: Options) -> Self {
+        let mut bench = Self::without_agent(&options).await;
+        bench.start_agent(options.must_be_closed);
+        bench.wait_for_link().await;
+        bench
+    }
+
+    /// A gateway that no pod is linked to.
+    pub async fn without_agent(options: &Options) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("folder");
+        let text = format!("gateway: {{ host: 127.0.0.1 }}\nsessions: {{ agentImage: i }}\n{}", options.configuration);
+        let configuration = Arc::new(Configuration::parse(&text).expect("valid"));
+        let (reports, received) = Reports::new();
+        let gateway = Arc::new(Gateway {
+            limits: Arc::new(Limits::new(configuration.login.clone())),
+            configuration,
+            directory: Arc::new(Directory::default()),
+            registry: Arc::new(Registry::default()),
+            reports,
+            metrics: Metrics::default(),
+            drain: CancellationToken::new(),
+            now: Utc::now,
+        });
+        let (certificate_authority, key) = tls::new_authority().expect("CA");
+        let acceptor = tls::acceptor(&certificate_authority, key.expose()).expect("acceptor");
+        let link_listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let link = link_listener.local_addr().expect("address");
+        let admission = Arc::new(Admission::new(Arc::clone(&gateway), OneToken));
+        tokio::spawn(server::serve(link_listener, acceptor, Arc::clone(&gateway.registry), admission));
+        let ssh = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = ssh.local_addr().expect("address");
+        let host_key = new_key();
+        std::fs::write(folder.path().join("known_hosts"), known_hosts(address, &host_key)).expect("written");
+        tokio::spawn(listener::serve(ssh, Arc::new(listener::configuration(host_key)), Arc::clone(&gateway), CancellationToken::new()));
+        let user_key = new_key();
+        write_key(&folder.path().join("id"), &user_key);
+        let mut session = session(&user_key.public_key().to_openssh().expect("encoded"));
+        (options.change)(&mut session);
+        gateway.directory.put(session);
+        Self { gateway, address, link, reports: received, folder, certificate_authority, agent: None }
+    }
+
+    /// Starts the real agent.
+    pub fn start_agent(&mut self, must_be_closed: Vec<SocketAddr>) {
+        let run_folder = self.folder.path().join("run");
+        std::fs::create_dir_all(&run_folder).expect("folder");
+        std::fs::write(self.folder.path().join("token"), TOKEN).expect("written");
+        let settings = AgentSettings {
+            links: vec![self.link],
+            certificate_authority: self.certificate_authority.clone(),
+            must_be_closed,
+            expires_at: Utc::now() + TimeDelta::minutes(30),
+            remaining_seconds: 1800,
+            environment: vec![("CI".into(), "true".into())],
+            working_directory: Some("/tmp".into()),
+            stripped_environment: vec!["NPM_TOKEN".into()],
+            known_hosts: vec![],
+            tools: false,
+            token_path: self.folder.path().join("token").display().to_string(),
+            run_folder: run_folder.display().to_string(),
+        };
+        let log = std::fs::File::create(self.folder.path().join("agent.log")).expect("log");
+        let agent = Command::new(env!("CARGO_BIN_EXE_sandglass-agent"))
+            .arg("serve")
+            .env(VARIABLE, serde_json::to_string(&settings).expect("encoded"))
+            .stderr(log)
+            .spawn()
+            .expect("agent");
+        self.agent = Some(agent);
+    }
+
+    /// The agent's process.
+    pub fn agent_id(&self) -> u32 {
+        self.agent.as_ref().expect("an agent").id()
+    }
+
+    /// Waits until the agent is linked and ready.
+    pub async fn wait_for_link(&self) {
+        let gateway = Arc::clone(&self.gateway);
+        eventually("the agent's link", move || gateway.registry.is_ready(POD_UID)).await;
+    }
+
+    /// An ssh command line of the user, without a remote command.
+    pub fn ssh(&self) -> Command {
+        self.client("ssh", "-p")
+    }
+
+    /// `program` with the options every client of OpenSSH understands.
+    pub fn client(&self, program: &str, port_option: &str) -> Command {
+        let mut command = Command::new(program);
+        let file = |name: &str| self.folder.path().join(name).display().to_string();
+        command.args(["-F", "none", port_option, &self.address.port().to_string()]);
+        command.args(["-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "LogLevel=ERROR"]);
+        command.args(["-o", &format!("UserKnownHostsFile={}", file("known_hosts")), "-i", &file("id")]);
+        command.env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
+        command
+    }
+
+    /// The destination of [`Self::ssh`].
+    pub const fn destination() -> &'static str {
+        "ci.build-42@127.0.0.1"
+    }
+
+    /// Runs a command in the session: its output, and its exit code.
+    pub async fn run(&self, arguments: &[&str], input: &[u8]) -> std::process::Output {
+        let mut command = self.ssh();
+        command.args(arguments.iter().take_while(|argument| argument.starts_with('-')));
+        command.arg(Self::destination());
+        command.args(arguments.iter().skip_while(|argument| argument.starts_with('-')));
+        finish(command, input.to_vec()).await
+    }
+
+    /// A file of the test.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Changes the session as the API server would.
+    pub fn change_session(&self, change: impl FnOnce(&mut DebugSession)) {
+        let name = sandglass::domain::names::ObjectName { namespace: "ci".into(), name: "build-42".into() };
+        let mut session = (*self.gateway.directory.get(&name).expect("stored")).clone();
+        change(&mut session);
+        self.gateway.directory.put(session);
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(agent) = &mut self.agent {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+    }
+}
+
+/// Runs a command to its end, within a limit.
+pub async fn finish(mut command: Command, input: Vec<u8>) -> std::process::Output {
+    use std::io::Write;
+    let run = tokio::task::spawn_blocking(move || {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+        let mut stdin = child.stdin.take().expect("stdin");
+        let writer = std::thread::spawn(move || {
+            let _ = stdin.write_all(&input);
+        });
+        let output = child.wait_with_output().expect("ended");
+        let _ = writer.join();
+        output
+    });
+    tokio::time::timeout(Duration::from_mins(3), run).await.expect("ends within its limit").expect("joined")
+}
+
+/// Waits for a condition, with a limit.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
+        tick.tick().await;
+    }
+}
+
+/// A fresh ed25519 key.
+pub fn new_key() -> PrivateKey {
+    sandglass::gateway::keys::new_ed25519().expect("key")
+}
+
+/// Writes a key as OpenSSH keeps it.
+pub fn write_key(path: &Path, key: &PrivateKey) {
+    key.write_openssh_file(path, LineEnding::LF).expect("written");
+}
+
+fn known_hosts(address: SocketAddr, key: &PrivateKey) -> String {
+    format!("[{}]:{} {}\n", address.ip(), address.port(), key.public_key().to_openssh().expect("encoded"))
+}
+
+fn session(key: &str) -> DebugSession {
+    let now = Utc::now().to_rfc3339();
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "sandglass.dev/v1alpha1",
+        "kind": "DebugSession",
+        "metadata": { "name": "build-42", "namespace": "ci", "uid": "uid-of-build-42", "creationTimestamp": now },
+        "spec": {
+            "source": { "image": "registry.example.com/go:1" },
+            "requester": "octocat",
+            "access": { "authorizedKeys": [key], "allow": ["Sftp", "LocalForward", "AgentForward"] }
+        },
+        "status": {
+            "phase": "Open",
+            "pod": { "namespace": "sandglass-debug", "name": "ci-build-42", "uid": POD_UID }
+        }
+    }))
+    .expect("a session")
+}
