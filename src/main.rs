@@ -28,7 +28,9 @@ enum Command {
     )]
     Controller(Controller),
     /// Runs a gateway: lets users in by ssh and carries what they do to the pods.
-    #[command(after_help = "Example:\n  sandglass gateway --config sandglass.yaml --keys-dir /etc/sandglass-keys --ssh 0.0.0.0:2222 --link 0.0.0.0:8443")]
+    #[command(
+        after_help = "Example:\n  sandglass gateway --config sandglass.yaml --keys-dir /etc/sandglass-keys --ssh 0.0.0.0:2222 --link 0.0.0.0:8443"
+    )]
     Gateway(Gateway),
     /// Makes the installation's host key and link CA where they are missing, and publishes their public halves.
     #[command(after_help = "Example:\n  sandglass install-keys --namespace sandglass-system")]

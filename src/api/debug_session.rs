@@ -2,11 +2,11 @@
 //!
 //! The doc comments of the fields are the users' documentation: they become the schema's descriptions.
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// A CEL transition rule: this field of the spec never changes, not even from unset to set.
 macro_rules! immutable {
@@ -41,6 +41,7 @@ macro_rules! immutable {
     shortname = "dbg",
     category = "sandglass",
     cel,
+    doc = "A debugging session on a failed build: see `spec`.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Waiting, Starting, Open, Ended or Failed"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt", description = "When the session ends, whatever happens"),
     printcolumn(name = "Command", type_ = "string", json_path = ".status.connection.command", description = "What to type to get in"),
@@ -259,7 +260,8 @@ pub enum Network {
     Egress,
 }
 
-/// As whom the shell runs.
+/// As whom the shell runs. `UserNamespace`: root inside, nobody outside. `Restricted`: a numeric user without any capability.
+/// Default: the installation's.
 #[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
 pub enum Isolation {
     /// Root inside a user namespace, nobody outside.
@@ -272,14 +274,45 @@ pub enum Isolation {
 #[derive(JsonSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// `cpu`, `memory` and `ephemeral-storage` as Kubernetes quantities.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 3))]
-    pub limits: BTreeMap<LimitName, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
+    /// The most the pod may use; each at most the installation's maximum.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The most the pod may use.
+#[derive(JsonSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub struct Limits {
+    /// CPU, a quantity in quotes: `"1"`, `500m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "quantity")]
+    pub cpu: Option<Quantity>,
+    /// Memory, a quantity: `2Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "quantity")]
+    pub memory: Option<Quantity>,
+    /// Disk, a quantity: `4Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "quantity")]
+    pub ephemeral_storage: Option<Quantity>,
+}
+
+/// A quantity, without the two pages that Kubernetes' own schema says about it.
+fn quantity(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "maxLength": 32, "pattern": r"^[0-9.]+([numkMGTP]|[KMGTP]i|[eE][0-9]+)?$" })
+}
+
+impl Limits {
+    /// Those that are given.
+    pub fn given(&self) -> impl Iterator<Item = (LimitName, &Quantity)> {
+        [(LimitName::Cpu, &self.cpu), (LimitName::Memory, &self.memory), (LimitName::EphemeralStorage, &self.ephemeral_storage)]
+            .into_iter()
+            .filter_map(|(name, quantity)| quantity.as_ref().map(|quantity| (name, quantity)))
+    }
 }
 
 /// Which limit.
-#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "kebab-case")]
 pub enum LimitName {
     /// CPU.

@@ -5,4 +5,7 @@ pub mod conditions;
 pub mod debug_session;
 pub mod names;
 
+#[cfg(test)]
+mod debug_session_tests;
+
 pub use debug_session::{DebugSession, DebugSessionSpec, DebugSessionStatus};

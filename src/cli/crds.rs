@@ -18,12 +18,16 @@ pub fn crds() -> anyhow::Result<String> {
     Ok(format!("{HEADER}{}", serde_saphyr::to_string(&definition)?))
 }
 
-/// The API server warns about formats it does not know, and the bounds stand beside them anyway.
+/// The API server warns about formats it does not know (the bounds stand beside them anyway), and a field is given or not:
+/// `null` is neither.
 fn clean(value: &mut Value) {
     match value {
         Value::Object(map) => {
             if map.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
                 map.remove("format");
+            }
+            if map.get("nullable").is_some_and(Value::is_boolean) {
+                map.remove("nullable");
             }
             map.values_mut().for_each(clean);
         }

@@ -83,7 +83,6 @@ pub(super) fn pod(session: &DebugSession, identity: &Identity, plan: &Plan, sett
     let sessions = &configuration.sessions;
     let remaining = (identity.expires_at - now).num_seconds().max(1);
     let cap = i64::try_from(configuration.ttl_cap().as_secs()).unwrap_or(i64::MAX - KUBELET_GRACE);
-    let isolated = session.spec.network == Network::Isolated;
     Pod {
         metadata: metadata(session, identity, settings),
         spec: Some(PodSpec {
@@ -91,9 +90,8 @@ pub(super) fn pod(session: &DebugSession, identity: &Identity, plan: &Plan, sett
             affinity: affinity(&sessions.avoid_node_labels),
             automount_service_account_token: Some(false),
             containers: vec![session_container(session, identity, plan, settings, remaining)],
-            // Nothing answers for an isolated pod, so a look-up fails at once instead of after half a minute.
-            dns_policy: isolated.then(|| "None".into()),
-            dns_config: isolated.then(|| PodDNSConfig { nameservers: Some(vec!["127.0.0.1".into()]), ..PodDNSConfig::default() }),
+            dns_policy: Some("None".into()),
+            dns_config: Some(names_of(session.spec.network, settings)),
             enable_service_links: Some(false),
             host_users: (plan.isolation == Isolation::UserNamespace).then_some(false),
             hostname: Some(hostname(&identity.name.name)),
@@ -147,6 +145,16 @@ fn metadata(session: &DebugSession, identity: &Identity, settings: &Settings) ->
 fn hostname(name: &str) -> String {
     let label: String = name.chars().map(|character| if character == '.' { '-' } else { character }).take(63).collect();
     label.trim_matches('-').to_owned()
+}
+
+/// Who resolves names. Where nobody may be asked, the pod asks itself, so that a look-up fails at once instead of after half a minute.
+fn names_of(network: Network, settings: &Settings) -> PodDNSConfig {
+    let public = &settings.configuration.sessions.egress_nameservers;
+    let servers = match network {
+        Network::Egress if !public.is_empty() => public.iter().map(ToString::to_string).collect(),
+        Network::Egress | Network::Isolated => vec!["127.0.0.1".into()],
+    };
+    PodDNSConfig { nameservers: Some(servers), ..PodDNSConfig::default() }
 }
 
 /// Keeps away from nodes that carry one of these labels.

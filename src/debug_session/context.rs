@@ -107,7 +107,7 @@ pub(super) struct Backoff {
 }
 
 const FIRST_DELAY: Duration = Duration::from_millis(250);
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
+const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
 impl Backoff {
     /// Another failure: how long to wait. Doubles each time, up to a minute; between half and all of it, at random.

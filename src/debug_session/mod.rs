@@ -35,7 +35,7 @@ pub use run::run;
 /// Which step failed, and how. Nothing is remembered: the next pass begins anew.
 pub async fn reconcile(session: Arc<DebugSession>, context: &Context) -> Result<Action, Error> {
     let now = context.clock.now();
-    let outcome = pass(&session, context, now).await;
+    let outcome = Box::pin(pass(&session, context, now)).await;
     // An object without any status counts as healthy for GitOps tools: say something, even if the pass failed.
     if outcome.is_err() && session.status.is_none() {
         report::first_sight(&session, context, now).await;
@@ -44,7 +44,7 @@ pub async fn reconcile(session: Arc<DebugSession>, context: &Context) -> Result<
 }
 
 async fn pass(session: &Arc<DebugSession>, context: &Context, now: chrono::DateTime<chrono::Utc>) -> Result<Action, Error> {
-    let Some(observed) = observe::observe(session, context, now).await? else {
+    let Some(observed) = Box::pin(observe::observe(session, context, now)).await? else {
         return Ok(Action::await_change());
     };
     let decision = validate::decide(&observed, &context.settings, now);

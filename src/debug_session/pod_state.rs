@@ -125,10 +125,9 @@ fn unscheduled(status: &PodStatus) -> Option<PodState> {
 fn ended(status: &PodStatus, settings: &Settings) -> PodState {
     let message = status.message.as_deref().unwrap_or_default();
     match status.reason.as_deref() {
-        Some("Evicted") => return evicted(message),
+        Some("Evicted" | "NodeShutdown" | "Terminated" | "NodeLost") => return evicted(message),
         Some("DeadlineExceeded") => return over(Reason::DeadlineExceeded, "the kubelet ended the pod at its deadline"),
         Some("Preempting") => return over(Reason::Preempted, format!("the node needed the room for a critical pod ({message})")),
-        Some("NodeShutdown" | "Terminated" | "NodeLost") => return evicted(message),
         Some(reason) if statuses(status).all(|container| terminated(container).is_none()) => {
             return over(Reason::PodFailed, format!("the node refused the pod: {reason}: {message}"));
         }

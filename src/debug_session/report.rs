@@ -107,8 +107,7 @@ async fn announce(session: &DebugSession, identity: &Identity, status: &DebugSes
 fn next(outcome: &Outcome, identity: &Identity, now: DateTime<Utc>) -> Action {
     let until_end = (identity.expires_at - now).max(TimeDelta::milliseconds(50)).to_std().unwrap_or(SOON);
     match outcome {
-        Outcome::Removed => Action::await_change(),
-        Outcome::Ending { gone: true, .. } => Action::await_change(),
+        Outcome::Removed | Outcome::Ending { gone: true, .. } => Action::await_change(),
         Outcome::Ending { .. } => Action::requeue(SOON),
         Outcome::Standing(_, PodState::Open) | Outcome::Held(_) => Action::requeue(until_end),
         Outcome::Standing(..) => Action::requeue(SOON.min(until_end)),

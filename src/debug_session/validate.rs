@@ -189,7 +189,7 @@ fn look(session: &DebugSession, pod: &Pod, observed: &Observed, settings: &Setti
     }
 }
 
-fn plan(session: &DebugSession, identity: &Identity, read: &SourceRead, settings: &Settings) -> Result<Plan, Cause> {
+pub(super) fn plan(session: &DebugSession, identity: &Identity, read: &SourceRead, settings: &Settings) -> Result<Plan, Cause> {
     let sessions = &settings.configuration.sessions;
     let taken = source::take(session, read).map_err(|problem| match problem {
         SourceProblem::Missing(message) => Cause::new(Reason::SourceNotFound, message),
@@ -232,16 +232,16 @@ fn allowed_image(field: &str, image: &str, identity: &Identity, settings: &Setti
 fn limits(session: &DebugSession, settings: &Settings) -> Result<BTreeMap<LimitName, Quantity>, Cause> {
     let sessions = &settings.configuration.sessions;
     let mut limits = sessions.limits.clone();
-    for (name, asked) in session.spec.resources.iter().flat_map(|resources| &resources.limits) {
+    for (name, asked) in session.spec.resources.iter().flat_map(|resources| resources.limits.given()) {
         let refuse = |problem: String| Cause::new(Reason::InvalidSpec, format!("spec.resources.limits.{}: {problem}", name.as_str()));
         let value = quantity::thousandths(asked).filter(|value| *value > 0);
         let value = value.ok_or_else(|| refuse(format!("{} is not a quantity above zero", asked.0)))?;
-        if let Some(most) = sessions.maximum_limits.get(name)
+        if let Some(most) = sessions.maximum_limits.get(&name)
             && quantity::thousandths(most).is_some_and(|most| value > most)
         {
             return Err(refuse(format!("{} is above the installation's maximum, {}", asked.0, most.0)));
         }
-        limits.insert(*name, asked.clone());
+        limits.insert(name, asked.clone());
     }
     Ok(limits)
 }

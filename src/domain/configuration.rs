@@ -7,10 +7,11 @@ use k8s_openapi::api::core::v1::Toleration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::lifetime::parse_duration;
+use super::quantity::thousandths;
 
 /// The whole file. Unknown fields are refused; everything has a default but `gateway.host` and `sessions.agentImage`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -100,6 +101,9 @@ pub struct Sessions {
     /// Names of image pull Secrets that lie in the debug namespace.
     #[serde(default)]
     pub image_pull_secrets: Vec<String>,
+    /// Public name servers of pods with `network: Egress`, at most three; the cluster's own is closed to them. Empty: no names.
+    #[serde(default)]
+    pub egress_nameservers: Vec<IpAddr>,
     /// Addresses, `IP:port`, that a pod must not reach, beside the API server's.
     #[serde(default)]
     pub must_be_closed: Vec<SocketAddr>,
@@ -252,6 +256,9 @@ impl Configuration {
     }
 }
 
+/// What may be added inside a user namespace.
+const CAPABILITIES: [&str; 7] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID", "NET_BIND_SERVICE"];
+
 impl Sessions {
     fn check(&self) -> Result<(), ConfigurationError> {
         match parse_duration(&self.ttl_cap) {
@@ -270,10 +277,22 @@ impl Sessions {
                 "must be between 1 and 65535: higher numbers do not exist inside a user namespace",
             ));
         }
-        const ALLOWED: [&str; 7] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID", "NET_BIND_SERVICE"];
+        for (field, limits) in [("limits", &self.limits), ("maximumLimits", &self.maximum_limits)] {
+            for (name, limit) in limits {
+                if thousandths(limit).is_none_or(|value| value == 0) {
+                    return Err(refuse(format!("sessions.{field}.{}", name.as_str()), "must be a quantity above zero, e.g. 2Gi"));
+                }
+            }
+            if limits.len() < 3 && field == "limits" {
+                return Err(refuse("sessions.limits", "must have all of cpu, memory and ephemeral-storage"));
+            }
+        }
+        if self.egress_nameservers.len() > 3 {
+            return Err(refuse("sessions.egressNameservers", "may have at most three addresses: a resolver asks no more"));
+        }
         for (index, capability) in self.extra_capabilities.iter().enumerate() {
-            if !ALLOWED.contains(&capability.as_str()) {
-                return Err(refuse(format!("sessions.extraCapabilities[{index}]"), format!("must be one of {}", ALLOWED.join(", "))));
+            if !CAPABILITIES.contains(&capability.as_str()) {
+                return Err(refuse(format!("sessions.extraCapabilities[{index}]"), format!("must be one of {}", CAPABILITIES.join(", "))));
             }
         }
         Ok(())
@@ -326,6 +345,11 @@ mod tests {
             ("ttlCap: soon", "sessions.ttlCap"),
             ("perProject: 0", "sessions.perProject"),
             ("restrictedUser: 100000", "sessions.restrictedUser"),
+            ("egressNameservers: [ 9.9.9.9, 1.1.1.1, 8.8.8.8, 8.8.4.4 ]", "sessions.egressNameservers"),
+            ("limits: { cpu: much, memory: 1Gi, ephemeral-storage: 1Gi }", "sessions.limits.cpu"),
+            ("limits: { cpu: '1' }", "sessions.limits"),
+            ("maximumLimits: { memory: 0 }", "sessions.maximumLimits.memory"),
+            ("egressNameservers: [ resolver ]", "IP"),
             ("extraCapabilities: [ SYS_ADMIN ]", "sessions.extraCapabilities[0]"),
         ] {
             let message = refusal(&format!("gateway: {{ host: h }}\nsessions: {{ agentImage: i, {change} }}\n"));

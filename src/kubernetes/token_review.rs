@@ -20,7 +20,8 @@ pub async fn pod_of_token(client: &Client, audience: &str, token: &str) -> Resul
     let reviews: Api<TokenReview> = Api::all(client.clone());
     let answer = call("review a token", reviews.create(&kube::api::PostParams::default(), &review)).await?;
     Ok(answer.status.and_then(|status| {
-        let vouched = status.authenticated == Some(true) && status.audiences.is_some_and(|granted| granted.iter().any(|one| one == audience));
+        let vouched =
+            status.authenticated == Some(true) && status.audiences.is_some_and(|granted| granted.iter().any(|one| one == audience));
         if !vouched {
             return None;
         }

@@ -32,6 +32,7 @@ impl Shutdown {
     /// Whether the process is to stop.
     #[must_use]
     pub fn is_requested(&self) -> bool {
-        *self.0.borrow()
+        // An error means that the supervisor is gone.
+        *self.0.borrow() || self.0.has_changed().is_err()
     }
 }

@@ -57,7 +57,7 @@ impl Sweeper {
                 match self.delete(&pods, &pod).await {
                     Ok(done) => deleted += usize::from(done),
                     Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, pod = pod.metadata.name, "an overdue pod stands")
+                        tracing::warn!(error = &error as &dyn std::error::Error, pod = pod.metadata.name, "an overdue pod stands");
                     }
                 }
             }

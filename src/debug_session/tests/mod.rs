@@ -1,1 +1,9 @@
-//! Tests of the whole controller.
+//! The whole controller against an API server in memory.
+
+pub(crate) mod fake;
+mod golden;
+mod life;
+mod refusals;
+mod rights;
+mod robustness;
+pub(crate) mod world;

@@ -46,7 +46,12 @@ pub async fn watch(client: Client, namespace: String, registry: Arc<Registry>) {
         all.sort_unstable();
         all.dedup();
         if !all.is_empty() {
-            registry.peers.send_if_modified(|known| *known != all && { known.clone_from(&all); true });
+            registry.peers.send_if_modified(|known| {
+                *known != all && {
+                    known.clone_from(&all);
+                    true
+                }
+            });
         }
     }
 }

@@ -12,8 +12,8 @@ use tracing::warn;
 use crate::api::debug_session::{ConnectionRecord, DebugSessionStatus};
 use crate::api::{DebugSession, names};
 use crate::gateway::report::{Event, Report};
-use crate::kubernetes::{call, call_or_absent};
 use crate::kubernetes::time::from_chrono;
+use crate::kubernetes::{call, call_or_absent};
 
 /// Connections that status shows.
 const MOST_CONNECTIONS: usize = 10;
