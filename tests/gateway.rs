@@ -221,9 +221,6 @@ async fn a_reader_that_stops_costs_no_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_of_a_channel_dies_with_it() {
     let bench = Bench::start(Options::default()).await;
-    // A daemon as they come: its own session, no parent, no streams.
-    let output = bench.run(&["setsid sh -c 'echo $$ > /tmp/sandglass-daemon-$PPID; echo $$; exec sleep 1000 <&- >&- 2>&-' & wait -n; sleep 0"], b"").await;
-    drop(output);
     let mut command = bench.client("ssh");
     let mut child = command
         .args(["s", "(setsid sleep 1001 <&- >&- 2>&- &); sleep 1002 & echo started; wait"])
