@@ -1,11 +1,19 @@
-//! The gateway and the real agent on loopback, seen by the ordinary OpenSSH client.
+//! The gateway and the real agent on loopback, seen by the ordinary OpenSSH client: what users do.
 
 mod support;
 
-use support::{Bench, Options};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+use support::{Bench, Options, eventually, finish};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A script's standard output; the test fails with its errors when it failed.
+fn succeeded(output: &Output) -> String {
+    assert!(output.status.success(), "{:?}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
+    text(&output.stdout).trim().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -13,6 +21,318 @@ async fn commands_have_output_errors_and_exit_status() {
     let bench = Bench::start(Options::default()).await;
     let output = bench.run(&["echo out; echo err >&2; exit 7"], b"").await;
     assert_eq!((output.status.code(), text(&output.stdout), text(&output.stderr)), (Some(7), "out\n".into(), "err\n".into()));
+    assert_eq!(bench.run(&["true"], b"").await.status.code(), Some(0));
+    let killed = bench.run(&["kill -TERM $$"], b"").await;
+    assert_eq!(killed.status.code(), Some(255), "a signal, as ssh reports it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_sees_the_sessions_environment_and_none_of_the_agents() {
+    let bench = Bench::start(Options::default()).await;
+    let output = bench.run(&[], b"echo $CI; pwd; env | grep -c SANDGLASS; exit 3\n").await;
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(3), "true\n/tmp\n0\n".into()));
+    let listed = std::fs::read_to_string(bench.path("run/stripped-env")).expect("written");
+    assert_eq!(listed, "NPM_TOKEN\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_a_terminal() {
+    let bench = Bench::start(Options::default()).await;
+    let output = bench.run(&["-tt"], b"tty; stty -a | grep -c isig; exit 4\n").await;
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(4), "{shown}");
+    assert!(shown.contains("/dev/pts/"), "{shown}");
+    assert!(shown.contains("this session ends at"), "{shown}");
+    let raw = bench.run(&["-tt", "cat; echo done"], b"x\x04").await;
+    assert!(text(&raw.stdout).contains("done"), "end of file by its character: {}", text(&raw.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn megabytes_pass_up_down_and_both_ways() {
+    let bench = Bench::start(Options::default()).await;
+    let output = bench
+        .script(
+            r#"
+            head -c 200M /dev/urandom > $D/data
+            want=$(sha256sum < $D/data)
+            [ "$(ssh s sha256sum < $D/data)" = "$want" ] || { echo up; exit 1; }
+            [ "$(ssh s cat $D/data | sha256sum)" = "$want" ] || { echo down; exit 1; }
+            [ "$(ssh s cat < $D/data | sha256sum)" = "$want" ] || { echo cat; exit 1; }
+            [ "$(ssh s gzip -1 -c < $D/data | gzip -d | sha256sum)" = "$want" ] || { echo gzip; exit 1; }
+            [ "$(ssh s 'head -c 3 > /dev/null; echo gone' < $D/data)" = gone ] || { echo unread; exit 1; }
+            "#,
+        )
+        .await;
+    succeeded(&output);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_copied_by_sftp_and_scp() {
+    let bench = Bench::start(Options::default()).await;
+    let output = bench
+        .script(
+            r#"
+            mkdir $D/there
+            head -c 5M /dev/urandom > $D/file; chmod 0640 $D/file
+            scp -p $D/file s:$D/there/copy
+            cmp $D/file $D/there/copy
+            [ "$(stat -c %a $D/there/copy)" = 640 ]
+            scp s:$D/there/copy $D/back; cmp $D/file $D/back
+            mkdir -p $D/tree/a/b; echo x > $D/tree/a/b/c; ln -s c $D/tree/a/b/link
+            scp -r $D/tree s:$D/there/; cmp $D/tree/a/b/c $D/there/tree/a/b/c
+            printf 'cd %s/there\nmkdir new\nput %s/file new/f\nrename new/f new/g\nls -l new\nchmod 600 new/g\nsymlink g new/s\nget new/g %s/got\nrm new/g\nrm new/s\nrmdir new\npwd\n' $D $D $D > $D/batch
+            sftp -b $D/batch s > $D/listed; grep -q 'g$' $D/listed || { cat $D/listed; exit 1; }
+            cmp $D/file $D/got
+            ! sftp -b - s <<< 'get /does/not/exist' 2> $D/error
+            grep -qi 'not found' $D/error
+            "#,
+        )
+        .await;
+    succeeded(&output);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_object_does_not_allow_is_refused() {
+    let bench = Bench::start(Options { change: |session| session.spec.access.allow.clear(), ..Options::default() }).await;
+    let output = bench
+        .script(
+            r#"
+            ! echo ls | sftp -b - s 2> $D/sftp
+            ! ssh -W 127.0.0.1:1 s < /dev/null 2> $D/forward
+            grep -q 'LocalForward' $D/forward || { cat $D/forward; exit 1; }
+            ! ssh -o ExitOnForwardFailure=yes -R 0:127.0.0.1:1 s true 2> $D/remote
+            eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT
+            [ "$(ssh -A s 'echo ${SSH_AUTH_SOCK:-none}')" = none ]
+            "#,
+        )
+        .await;
+    succeeded(&output);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_users_ssh_agent_is_reachable_through_a_private_socket() {
+    let bench = Bench::start(Options::default()).await;
+    let output = bench
+        .script(
+            r#"
+            eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT
+            ssh-add -q $D/id
+            mine=$(ssh-add -L)
+            [ "$(ssh -A s ssh-add -L)" = "$mine" ]
+            [ "$(ssh -A s 'stat -c %a $SSH_AUTH_SOCK $(dirname $SSH_AUTH_SOCK)' | xargs)" = '600 700' ]
+            [ "$(ssh s 'echo ${SSH_AUTH_SOCK:-none}')" = none ]
+            "#,
+        )
+        .await;
+    succeeded(&output);
+    let folder = bench.path("run");
+    eventually("the socket's folder to be gone", move || {
+        std::fs::read_dir(&folder).expect("run").all(|entry| !entry.expect("entry").file_name().to_string_lossy().starts_with("ssh-agent-"))
+    })
+    .await;
+}
+
+/// A server that accepts and never reads: a forward to it stalls.
+async fn silent_server() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            kept.push(stream);
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwards_carry_bytes_and_a_stalled_one_harms_nobody() {
+    let bench = Bench::start(Options::default()).await;
+    let silent = silent_server().await;
+    let output = bench
+        .script(&format!(
+            r#"
+            head -c 20M /dev/urandom > $D/data
+            ssh -M -S $D/master -f -N s
+            trap 'ssh -S $D/master -O exit s 2> /dev/null' EXIT
+            # Through the pod to a server there, which answers with what it got.
+            socat TCP-LISTEN:0,bind=127.0.0.1,fork EXEC:cat 2> $D/socat.log & SOCAT=$!
+            trap 'kill $SOCAT $STALLED 2> /dev/null; ssh -S $D/master -O exit s 2> /dev/null' EXIT
+            STALLED=0
+            for i in $(seq 200); do PORT=$(ss -Hltnp | sed -n "s/.*127.0.0.1:\([0-9]*\) .*pid=$SOCAT,.*/\1/p"); [ -n "$PORT" ] && break; read -t 0.05 < <(tail -f /dev/null) || true; done
+            [ "$(ssh -S $D/master -W 127.0.0.1:$PORT s < $D/data | sha256sum)" = "$(sha256sum < $D/data)" ] || {{ echo forward; exit 1; }}
+            ! ssh -S $D/master -W 127.0.0.1:1 s < /dev/null 2> $D/refused; grep -q 'failed to connect' $D/refused || {{ cat $D/refused; exit 1; }}
+            # 200 MB into a server that never reads, beside ten commands on the same connection.
+            (head -c 200M /dev/zero | ssh -S $D/master -W {silent} s > /dev/null 2>&1) & STALLED=$!
+            for i in $(seq 10); do timeout 10 ssh -S $D/master s true || {{ echo stalled $i; exit 1; }}; done
+            "#
+        ))
+        .await;
+    succeeded(&output);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_channels_share_a_connection() {
+    let bench = Bench::start(Options::default()).await;
+    let output = bench
+        .script(
+            r#"
+            ssh -M -S $D/master -f -N s
+            trap 'ssh -S $D/master -O exit s 2> /dev/null' EXIT
+            for i in $(seq 10); do ssh -S $D/master s "head -c 1000000 /dev/zero | wc -c; exit $i" > $D/out$i & PIDS[$i]=$!; done
+            for i in $(seq 10); do code=0; wait ${PIDS[$i]} || code=$?; [ $code = $i ] || { echo code $code of $i; exit 1; }; grep -qx 1000000 $D/out$i; done
+            "#,
+        )
+        .await;
+    succeeded(&output);
+}
+
+fn memory_kb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_costs_no_memory() {
+    let bench = Bench::start(Options::default()).await;
+    let mut command = bench.client("ssh");
+    let mut reader = command.args(["s", "cat /dev/zero"]).stdout(Stdio::piped()).spawn().expect("started");
+    let sent = || bench.gateway.metrics.bytes_out.get();
+    eventually("the first bytes", || sent() > 0).await;
+    // Nobody reads: the counter comes to rest.
+    let mut last = (0, Instant::now());
+    eventually("output to stop", || {
+        if sent() != last.0 {
+            last = (sent(), Instant::now());
+        }
+        last.1.elapsed() > Duration::from_secs(1)
+    })
+    .await;
+    let rested = memory_kb();
+    assert!(last.0 < 64 << 20, "{} bytes were sent to nobody", last.0);
+    eventually("another second", || last.1.elapsed() > Duration::from_secs(2)).await;
+    assert!(memory_kb() < rested + 8192, "{rested} kB grew to {} kB", memory_kb());
+    assert_eq!(bench.run(&["true"], b"").await.status.code(), Some(0), "others are served");
+    reader.kill().expect("killed");
+    reader.wait().expect("ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_of_a_channel_dies_with_it() {
+    let bench = Bench::start(Options::default()).await;
+    // A daemon as they come: its own session, no parent, no streams.
+    let output = bench.run(&["setsid sh -c 'echo $$ > /tmp/sandglass-daemon-$PPID; echo $$; exec sleep 1000 <&- >&- 2>&-' & wait -n; sleep 0"], b"").await;
+    drop(output);
+    let mut command = bench.client("ssh");
+    let mut child = command
+        .args(["s", "(setsid sleep 1001 <&- >&- 2>&- &); sleep 1002 & echo started; wait"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let running = |what: &str| {
+        let pattern = format!("sleep\0{what}\0");
+        std::fs::read_dir("/proc").expect("proc").any(|entry| {
+            std::fs::read(entry.expect("entry").path().join("cmdline")).is_ok_and(|line| line == pattern.as_bytes())
+        })
+    };
+    eventually("both to run", || running("1001") && running("1002")).await;
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    eventually("both to be gone", || !running("1001") && !running("1002")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_and_signals_arrive() {
+    use russh::ChannelMsg;
+    let bench = Bench::start(Options::default()).await;
+    let session = support::raw_client(&bench).await;
+    let mut channel = session.channel_open_session().await.expect("channel");
+    channel.request_pty(true, "xterm", 80, 24, 0, 0, &[]).await.expect("pty");
+    channel.exec(true, "trap 'stty size; exit 9' WINCH; trap 'echo termed; exit 8' TERM; stty size; echo ready; while :; do sleep 0.05; done").await.expect("exec");
+    let mut shown = String::new();
+    let mut status = None;
+    let mut resized = false;
+    while let Some(message) = channel.wait().await {
+        match message {
+            ChannelMsg::Data { data } => shown += &text(&data),
+            ChannelMsg::ExitStatus { exit_status } => status = Some(exit_status),
+            _ => {}
+        }
+        if shown.contains("ready") && !resized {
+            resized = true;
+            channel.window_change(132, 43, 0, 0).await.expect("resized");
+        }
+    }
+    assert!(shown.contains("24 80") && shown.contains("43 132"), "{shown}");
+    assert_eq!(status, Some(9));
+
+    let mut channel = session.channel_open_session().await.expect("channel");
+    channel.exec(true, "trap 'echo termed; exit 8' TERM; echo ready; while :; do sleep 0.05; done").await.expect("exec");
+    let mut status = None;
+    while let Some(message) = channel.wait().await {
+        match message {
+            ChannelMsg::Data { data } if text(&data).contains("ready") => channel.signal(russh::Sig::TERM).await.expect("signalled"),
+            ChannelMsg::ExitStatus { exit_status } => status = Some(exit_status),
+            _ => {}
+        }
+    }
+    assert_eq!(status, Some(8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gigabyte_passes_beside_shells_and_a_stalled_forward() {
+    let bench = Bench::start(Options::default()).await;
+    let silent = silent_server().await;
+    let before = memory_kb();
+    let output = bench
+        .script(&format!(
+            r#"
+            # Seeded, so that a failure can be repeated.
+            head -c 1G < <(openssl enc -aes-128-ctr -nosalt -pbkdf2 -pass pass:sandglass < /dev/zero 2> /dev/null) > $D/data
+            ssh -M -S $D/master -f -N s
+            STALLED=0; SHELLS=
+            trap 'kill $STALLED $SHELLS 2> /dev/null; ssh -S $D/master -O exit s 2> /dev/null' EXIT
+            (head -c 200M /dev/zero | ssh -S $D/master -W {silent} s > /dev/null 2>&1) & STALLED=$!
+            for i in 1 2 3 4; do (mkfifo $D/in$i; exec 3<> $D/in$i; ssh -S $D/master -tt s < $D/in$i > $D/shell$i 2>&1) & SHELLS="$SHELLS $!"; done
+            want=$(sha256sum < $D/data)
+            [ "$(ssh -S $D/master s cat < $D/data | sha256sum)" = "$want" ] || {{ echo hash; exit 1; }}
+            for i in 1 2 3 4; do echo 'echo alive$((1+1))' > $D/in$i; done
+            for i in 1 2 3 4; do for n in $(seq 200); do grep -q alive2 $D/shell$i && break; read -t 0.05 < <(tail -f /dev/null) || true; done; grep -q alive2 $D/shell$i || {{ echo shell $i; exit 1; }}; done
+            "#
+        ))
+        .await;
+    succeeded(&output);
+    let grown = memory_kb().saturating_sub(before);
+    assert!(grown < 64 * 1024, "the gateway grew by {grown} kB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_connections_keep_nobody_out() {
+    let bench = Bench::start(Options::default()).await;
+    let mut held = Vec::new();
+    for _ in 0..1000 {
+        held.push(tokio::net::TcpStream::connect(bench.address).await.expect("connected"));
+    }
+    let began = Instant::now();
     let output = bench.run(&["true"], b"").await;
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rsync_works_over_it() {
+    let bench = Bench::start(Options::default()).await;
+    let output = bench
+        .script(
+            r#"
+            command -v rsync > /dev/null || { echo "rsync is not installed"; exit 1; }
+            mkdir -p $D/tree; for i in $(seq 50); do head -c 10k /dev/urandom > $D/tree/$i; done
+            rsync -a -e "ssh -F $D/ssh_config" $D/tree s:$D/copy/
+            diff -r $D/tree $D/copy/tree
+            "#,
+        )
+        .await;
+    succeeded(&output);
+    let _ = finish;
 }

@@ -84,6 +84,8 @@ fn run_program(plan: &Plan) -> i32 {
         let _ = rustix::process::ioctl_tiocsctty(std::io::stdin());
     }
     let _ = nix::fcntl::fcntl(control.as_fd(), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
+    // Blocked since the fork, and exec would pass that on.
+    let _ = SigSet::empty().thread_set_mask();
     let mut failure = None;
     for program in &plan.programs {
         let mut command = std::process::Command::new(&program.path);

@@ -111,7 +111,9 @@ impl Bench {
         let mut session = session(&user_key.public_key().to_openssh().expect("encoded"));
         (options.change)(&mut session);
         gateway.directory.put(session);
-        Self { gateway, address, link, reports: received, folder, certificate_authority, agent: None }
+        let bench = Self { gateway, address, link, reports: received, folder, certificate_authority, agent: None };
+        bench.write_ssh_config();
+        bench
     }
 
     /// Starts the real agent.
@@ -154,34 +156,38 @@ impl Bench {
         eventually("the agent's link", move || gateway.registry.is_ready(POD_UID)).await;
     }
 
-    /// An ssh command line of the user, without a remote command.
-    pub fn ssh(&self) -> Command {
-        self.client("ssh", "-p")
-    }
-
-    /// `program` with the options every client of OpenSSH understands.
-    pub fn client(&self, program: &str, port_option: &str) -> Command {
+    /// A program of OpenSSH with the test's configuration; the session is the host `s`.
+    pub fn client(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        let file = |name: &str| self.folder.path().join(name).display().to_string();
-        command.args(["-F", "none", port_option, &self.address.port().to_string()]);
-        command.args(["-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "LogLevel=ERROR"]);
-        command.args(["-o", &format!("UserKnownHostsFile={}", file("known_hosts")), "-i", &file("id")]);
-        command.env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
+        command.arg("-F").arg(self.path("ssh_config")).env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
         command
-    }
-
-    /// The destination of [`Self::ssh`].
-    pub const fn destination() -> &'static str {
-        "ci.build-42@127.0.0.1"
     }
 
     /// Runs a command in the session: its output, and its exit code.
     pub async fn run(&self, arguments: &[&str], input: &[u8]) -> std::process::Output {
-        let mut command = self.ssh();
-        command.args(arguments.iter().take_while(|argument| argument.starts_with('-')));
-        command.arg(Self::destination());
-        command.args(arguments.iter().skip_while(|argument| argument.starts_with('-')));
+        let mut command = self.client("ssh");
+        let (options, words): (Vec<&str>, Vec<&str>) = arguments.iter().partition(|argument| argument.starts_with('-'));
+        command.args(options).arg("s").args(words);
         finish(command, input.to_vec()).await
+    }
+
+    /// Runs a script on this side, in which `ssh`, `scp` and `sftp` use the test's configuration and `$D` is its folder.
+    pub async fn script(&self, text: &str) -> std::process::Output {
+        let mut command = Command::new("bash");
+        let prelude = "set -euo pipefail; ssh() { command ssh -F $D/ssh_config \"$@\"; }; scp() { command scp -F $D/ssh_config \"$@\"; }; \
+                       sftp() { command sftp -F $D/ssh_config \"$@\"; };";
+        command.arg("-c").arg(format!("{prelude}\n{text}")).env("D", self.folder.path()).env_remove("SSH_AUTH_SOCK");
+        finish(command, Vec::new()).await
+    }
+
+    fn write_ssh_config(&self) {
+        let folder = self.folder.path().display();
+        let text = format!(
+            "Host s\n HostName 127.0.0.1\n Port {}\n User ci.build-42\n IdentityFile {folder}/id\n IdentitiesOnly yes\n BatchMode yes\n \
+             StrictHostKeyChecking yes\n UserKnownHostsFile {folder}/known_hosts\n LogLevel ERROR\n",
+            self.address.port()
+        );
+        std::fs::write(self.path("ssh_config"), text).expect("written");
     }
 
     /// A file of the test.
@@ -264,4 +270,25 @@ fn session(key: &str) -> DebugSession {
         }
     }))
     .expect("a session")
+}
+
+/// A client of the SSH library's own, for what the ordinary one cannot be made to do.
+pub struct AnyHost;
+
+impl russh::client::Handler for AnyHost {
+    type Error = russh::Error;
+    async fn check_server_key(&mut self, _: &russh::keys::PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        Ok(true)
+    }
+}
+
+/// Logs in with the user's key.
+pub async fn raw_client(bench: &Bench) -> russh::client::Handle<AnyHost> {
+    let configuration = Arc::new(russh::client::Config::default());
+    let mut session = russh::client::connect(configuration, bench.address, AnyHost).await.expect("connected");
+    let key = PrivateKey::from_openssh(std::fs::read(bench.path("id")).expect("key")).expect("key");
+    let key = russh::keys::PrivateKeyWithHashAlg::new(Arc::new(key), None);
+    let outcome = session.authenticate_publickey("ci.build-42", key).await.expect("authenticated");
+    assert!(outcome.success());
+    session
 }
