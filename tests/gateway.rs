@@ -222,9 +222,7 @@ async fn a_reader_that_stops_costs_no_memory() {
 async fn everything_of_a_channel_dies_with_it() {
     let bench = Bench::start(Options::default()).await;
     // A daemon as they come: its own session, no parent, no streams.
-    let output = bench
-        .run(&["setsid sh -c 'echo $$ > /tmp/sandglass-daemon-$PPID; echo $$; exec sleep 1000 <&- >&- 2>&-' & wait -n; sleep 0"], b"")
-        .await;
+    let output = bench.run(&["setsid sh -c 'echo $$ > /tmp/sandglass-daemon-$PPID; echo $$; exec sleep 1000 <&- >&- 2>&-' & wait -n; sleep 0"], b"").await;
     drop(output);
     let mut command = bench.client("ssh");
     let mut child = command
@@ -234,9 +232,9 @@ async fn everything_of_a_channel_dies_with_it() {
         .expect("started");
     let running = |what: &str| {
         let pattern = format!("sleep\0{what}\0");
-        std::fs::read_dir("/proc")
-            .expect("proc")
-            .any(|entry| std::fs::read(entry.expect("entry").path().join("cmdline")).is_ok_and(|line| line == pattern.as_bytes()))
+        std::fs::read_dir("/proc").expect("proc").any(|entry| {
+            std::fs::read(entry.expect("entry").path().join("cmdline")).is_ok_and(|line| line == pattern.as_bytes())
+        })
     };
     eventually("both to run", || running("1001") && running("1002")).await;
     child.kill().expect("killed");
@@ -251,10 +249,7 @@ async fn sizes_and_signals_arrive() {
     let session = support::raw_client(&bench).await;
     let mut channel = session.channel_open_session().await.expect("channel");
     channel.request_pty(true, "xterm", 80, 24, 0, 0, &[]).await.expect("pty");
-    channel
-        .exec(true, "trap 'stty size; exit 9' WINCH; trap 'echo termed; exit 8' TERM; stty size; echo ready; while :; do sleep 0.05; done")
-        .await
-        .expect("exec");
+    channel.exec(true, "trap 'stty size; exit 9' WINCH; trap 'echo termed; exit 8' TERM; stty size; echo ready; while :; do sleep 0.05; done").await.expect("exec");
     let mut shown = String::new();
     let mut status = None;
     let mut resized = false;
