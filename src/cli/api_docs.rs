@@ -102,7 +102,7 @@ fn reasons(page: &mut String) -> std::fmt::Result {
     writeln!(page, "### Reasons\n\nReasons of the conditions `Ready`, `Open` and `Stalled`, and values of `status.endReason`.\n")?;
     writeln!(page, "| reason | meaning | needs a human |\n|---|---|---|")?;
     for reason in Reason::ALL {
-        writeln!(page, "| `{}` | {} | {} |", reason.as_str(), reason.meaning(), if reason.stalls() { "yes" } else { "no" })?;
+        writeln!(page, "| `{}` | {} | {} |", reason.as_str(), reason.meaning().trim(), if reason.stalls() { "yes" } else { "no" })?;
     }
     Ok(())
 }

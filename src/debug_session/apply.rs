@@ -56,7 +56,7 @@ pub(super) async fn apply(desired: Desired<Prepared>, context: &Context) -> Resu
 async fn create(identity: &Identity, pod: &Pod, project: &str, context: &Context) -> Result<Outcome, ApplyError> {
     let busy = |who: &str| Outcome::Held(Cause::new(Reason::ProjectBusy, format!("waiting for {who}: sessions of one project take turns")));
     let Some(_claim) = context.claims.take(project) else { return Ok(busy("another session that is just being started")) };
-    let pods: Api<Pod> = context.pods();
+    let pods: Api<Pod> = context.in_debug_namespace();
     let sessions = context.sessions_of(&identity.name.namespace);
     let of_sessions =
         ListParams::default().labels(&format!("{}={},{}=DebugSession", names::MANAGED_BY, names::MANAGED_BY_VALUE, names::OWNER_KIND));
@@ -111,7 +111,7 @@ async fn end(ending: Ending, pod: Option<Box<Pod>>, context: &Context) -> Result
     if !ending.announced || pod.metadata.deletion_timestamp.is_some() {
         return Ok(Outcome::Ending { ending, pod: Some(pod), gone: false });
     }
-    let pods: Api<Pod> = context.pods();
+    let pods: Api<Pod> = context.in_debug_namespace();
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let parameters = precondition(pod.metadata.uid.clone());
     let gone = match call("delete the session's pod", pods.delete(name, &parameters)).await {

@@ -229,6 +229,8 @@ fn session_container(session: &DebugSession, identity: &Identity, plan: &Plan, s
         name: names::SESSION_CONTAINER.into(),
         image: Some(plan.image.clone()),
         image_pull_policy: Some("IfNotPresent".into()),
+        // The agent's last words become the message of the condition.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
         command: Some(vec![AGENT_PATH.into(), "serve".into()]),
         env: Some(vec![EnvVar {
             name: VARIABLE.into(),
@@ -274,6 +276,8 @@ fn init_containers(plan: &Plan, settings: &Settings) -> Vec<Container> {
         name: name.into(),
         image: Some(image.into()),
         image_pull_policy: Some("IfNotPresent".into()),
+        // The agent's last words become the message of the condition.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
         command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
         resources: Some(resources(plan)),
         security_context: Some(container_security(None, Some(true))),

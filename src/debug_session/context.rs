@@ -59,7 +59,7 @@ impl Context {
         Self { client, sessions, settings, clock, recorder, metrics, claims: Claims::default(), backoff: Backoff::default() }
     }
 
-    pub(super) fn pods<K>(&self) -> Api<K>
+    pub(super) fn in_debug_namespace<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {

@@ -94,7 +94,7 @@ pub(super) async fn observe(session: &Arc<DebugSession>, context: &Context, now:
     if validate::is_tombstone(session, &identity, now) {
         return Ok(None);
     }
-    let pods: Api<Pod> = context.pods();
+    let pods: Api<Pod> = context.in_debug_namespace();
     let pod_name = identity.pod_name();
     let mut observed = Observed {
         session: Arc::clone(session),
@@ -132,7 +132,7 @@ pub(super) async fn observe(session: &Arc<DebugSession>, context: &Context, now:
 
 async fn events(context: &Context, pod: &Pod) -> Result<Vec<PodEvent>, ObserveError> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let events: Api<Event> = context.pods();
+    let events: Api<Event> = context.in_debug_namespace();
     let of_pod = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
     let mut items = call("list the pod's events", events.list(&of_pod)).await.map_err(ObserveError::Call)?.items;
     items.sort_by_key(|event| event.last_timestamp.as_ref().or(event.first_timestamp.as_ref()).map(|time| time.0));

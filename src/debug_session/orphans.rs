@@ -16,7 +16,7 @@ use crate::kubernetes::{CallError, call, call_or_absent};
 /// # Errors
 /// The first call that failed. The next tick begins anew.
 pub(super) async fn collect(context: &Context) -> Result<usize, CallError> {
-    let pods: Api<Pod> = context.pods();
+    let pods: Api<Pod> = context.in_debug_namespace();
     let of_sessions =
         ListParams::default().labels(&format!("{}={},{}=DebugSession", names::MANAGED_BY, names::MANAGED_BY_VALUE, names::OWNER_KIND));
     let mut deleted = 0;

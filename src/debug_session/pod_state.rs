@@ -16,7 +16,7 @@ use crate::link::settings::AGENT_PATH;
 /// How long a pod's status may say nothing before its events are read.
 const SILENCE: TimeDelta = TimeDelta::seconds(3);
 /// How long a pull that may yet succeed is waited for.
-const PULL_PATIENCE: TimeDelta = TimeDelta::seconds(60);
+const PULL_PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
 /// How long a container that could not be created for an unknown reason is waited for.
 const CREATE_PATIENCE: TimeDelta = TimeDelta::seconds(20);
@@ -50,8 +50,10 @@ pub(super) fn is_silent(pod: &Pod, now: DateTime<Utc>) -> bool {
     pending && scheduled && age(pod, now) >= SILENCE
 }
 
+/// Since the node took the pod, or, before it said so, since the pod was created.
 fn age(pod: &Pod, now: DateTime<Utc>) -> TimeDelta {
-    pod.metadata.creation_timestamp.as_ref().map_or(TimeDelta::zero(), |created| now - to_chrono(created))
+    let taken = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    taken.or(pod.metadata.creation_timestamp.as_ref()).map_or(TimeDelta::zero(), |since| now - to_chrono(since))
 }
 
 /// Reads it.
@@ -141,7 +143,10 @@ fn ended(status: &PodStatus, settings: &Settings) -> PodState {
         Some(end) if is_start_error(end) => refused(end.message.as_deref().unwrap_or_default(), settings),
         Some(end) => {
             let words = end.message.as_deref().map(str::trim).filter(|words| !words.is_empty());
-            over(Reason::PodFailed, format!("the session's pod ended by itself with exit code {}{}", end.exit_code, suffix(words)))
+            over(
+                Reason::PodFailed,
+                format!("the session's pod ended by itself with exit code {}{}; create a new DebugSession", end.exit_code, suffix(words)),
+            )
         }
         None => {
             over(Reason::PodFailed, format!("the session's pod ended by itself{}", suffix(Some(message).filter(|words| !words.is_empty()))))

@@ -99,7 +99,7 @@ async fn announce(session: &DebugSession, identity: &Identity, status: &DebugSes
     if session.status.as_ref().and_then(of).is_some_and(|before| before.reason == open.reason) {
         return;
     }
-    tracing::info!(session = %identity.name, uid = identity.uid, reason = open.reason, message = open.message, "session changed");
+    tracing::info!(session = %identity.name, uid = identity.uid, reason = open.reason, because = open.message, "session changed");
     let warning = status.phase == Some(Phase::Failed);
     context.recorder.publish(&session.object_ref(&()), &open.reason, &open.message, warning).await;
 }

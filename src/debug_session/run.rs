@@ -164,7 +164,7 @@ fn waiting_in(sessions: &Store<Guarded>, namespace: &str) -> Vec<ObjectRef<Guard
 
 /// The watch of pods, metadata only: any change wakes the owner; a deletion also those who wait.
 fn pods(context: &Arc<Context>, orphaned: Arc<Notify>) -> BoxStream<'static, Trigger> {
-    let api: Api<PartialObjectMeta<Pod>> = context.pods();
+    let api: Api<PartialObjectMeta<Pod>> = context.in_debug_namespace();
     let ours =
         watch_configuration().labels(&format!("{}={},{}=DebugSession", names::MANAGED_BY, names::MANAGED_BY_VALUE, names::OWNER_KIND));
     let context = Arc::clone(context);

@@ -232,7 +232,7 @@ pub(super) async fn pods_that_cannot_start_name_what_to_change() {
 #[tokio::test]
 pub(super) async fn what_may_pass_is_waited_for_but_not_for_ever() {
     for (waiting, message, seconds, first, last) in [
-        ("ErrImagePull", "i/o timeout", 61, "Pulling", "ImageRefused"),
+        ("ErrImagePull", "i/o timeout", 31, "Pulling", "ImageRefused"),
         ("CreateContainerError", "context deadline exceeded", 21, "Starting", "ContainerRefused"),
     ] {
         let mut world = World::new();
