@@ -43,7 +43,7 @@ async fn a_terminal_is_a_terminal() {
     assert_eq!(output.status.code(), Some(4), "{shown}");
     assert!(shown.contains("/dev/pts/"), "{shown}");
     assert!(shown.contains("this session ends at"), "{shown}");
-    let raw = bench.run(&["-tt", "cat; echo done"], b"x\x04").await;
+    let raw = bench.run(&["-tt", "cat; echo done"], b"x\x04\x04").await;
     assert!(text(&raw.stdout).contains("done"), "end of file by its character: {}", text(&raw.stdout));
 }
 

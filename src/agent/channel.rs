@@ -124,14 +124,15 @@ async fn output(streams: &Streams, from_supervisor: &mut tokio::net::unix::Owned
     match streams {
         Streams::Terminal(master) => {
             let copy = pump_shared(TerminalReader(master), frame::STDOUT, sink);
-            tokio::pin!(copy);
-            let exit = tokio::select! {
-                exit = ended => exit,
-                _ = &mut copy => std::future::pending().await,
-            };
-            // The program is gone; what it wrote is in the terminal's buffer. Others may hold the terminal open for ever.
-            let _ = tokio::time::timeout(Duration::from_millis(50), copy).await;
-            exit
+            tokio::pin!(copy, ended);
+            tokio::select! {
+                exit = &mut ended => {
+                    // What the program wrote is in the terminal's buffer. Others may hold the terminal open for ever.
+                    let _ = tokio::time::timeout(Duration::from_millis(50), copy).await;
+                    exit
+                }
+                _ = &mut copy => ended.await,
+            }
         }
         Streams::Pipes { stdout, stderr, .. } => {
             let copies = async {

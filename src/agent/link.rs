@@ -39,18 +39,23 @@ const LAST_BACKOFF: Duration = Duration::from_secs(5);
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 
 /// The replicas dialled so far. Shared by the links, any of which may learn of more.
-type Known = Rc<RefCell<HashSet<SocketAddr>>>;
+struct Known {
+    addresses: RefCell<HashSet<SocketAddr>>,
+    /// Links to replicas that others told of.
+    to_replicas: watch::Sender<usize>,
+}
 
 /// Dials `addresses`, and every replica they tell of.
 pub fn start(addresses: &[SocketAddr], agent: Rc<Agent>) {
-    let known = Known::default();
+    let known = Rc::new(Known { addresses: RefCell::default(), to_replicas: watch::Sender::new(0) });
     dial_all(addresses, &agent, &known, Keep::Always);
 }
 
 /// Whether a link is dialled again after it broke.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keep {
-    /// Given by the controller: a Service's address, behind which there is always some replica.
+    /// Given by the controller: a Service's address, behind which there is some replica. Only needed while none is known by its
+    /// own address: a second link to one replica would take the place of the first.
     Always,
     /// A replica that others told of: given up when it stays away.
     WhileThere,
@@ -59,25 +64,31 @@ enum Keep {
 /// A replica that could not be reached so many times in a row is forgotten until others tell of it again.
 const FORGET_AFTER: u32 = 8;
 
-fn dial_all(addresses: &[SocketAddr], agent: &Rc<Agent>, known: &Known, keep: Keep) {
+fn dial_all(addresses: &[SocketAddr], agent: &Rc<Agent>, known: &Rc<Known>, keep: Keep) {
     for address in addresses {
-        if known.borrow_mut().insert(*address) {
+        if known.addresses.borrow_mut().insert(*address) {
             tokio::task::spawn_local(keep_linked(*address, Rc::clone(agent), Rc::clone(known), keep));
         }
     }
 }
 
-async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: Keep) {
+async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Rc<Known>, keep: Keep) {
     let mut backoff = FIRST_BACKOFF;
     let mut failures = 0;
     loop {
+        if keep == Keep::Always {
+            let _ = known.to_replicas.subscribe().wait_for(|links| *links == 0).await;
+        }
         let token = std::fs::read_to_string(&agent.token_path).unwrap_or_default();
         match agent.dialer.dial(address, CONTROL_PATH, &token).await {
             Ok(socket) => {
                 info!(%address, "linked");
                 backoff = FIRST_BACKOFF;
                 failures = 0;
+                let counted = usize::from(keep == Keep::WhileThere);
+                known.to_replicas.send_modify(|links| *links += counted);
                 converse(socket, address, &agent, &known).await;
+                known.to_replicas.send_modify(|links| *links -= counted);
                 info!(%address, "link ended");
             }
             Err(failure) => {
@@ -86,7 +97,7 @@ async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: 
             }
         }
         if keep == Keep::WhileThere && failures >= FORGET_AFTER {
-            known.borrow_mut().remove(&address);
+            known.addresses.borrow_mut().remove(&address);
             return;
         }
         tokio::time::sleep(backoff).await;
@@ -94,7 +105,7 @@ async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: 
     }
 }
 
-async fn converse(socket: Socket, address: SocketAddr, agent: &Rc<Agent>, known: &Known) {
+async fn converse(socket: Socket, address: SocketAddr, agent: &Rc<Agent>, known: &Rc<Known>) {
     let (mut sink, mut stream) = socket.split();
     let (outgoing, mut queue) = mpsc::channel::<ToGateway>(64);
     let mut verdict = agent.verdict.clone();
