@@ -151,10 +151,8 @@ fn open(address: SocketAddr, ticket: String, start: Start, agent: &Rc<Agent>, ou
     agent.cancels.borrow_mut().insert(ticket.clone(), cancel);
     let (agent, outgoing) = (Rc::clone(agent), outgoing.clone());
     tokio::task::spawn_local(async move {
-        let serve = async {
-            let socket = agent.dialer.dial(address, CHANNEL_PATH, &ticket).await.map_err(|failure| failure.to_string())?;
-            channel::serve(socket, start, &agent).await
-        };
+        let dial = async { agent.dialer.dial(address, CHANNEL_PATH, &ticket).await.map_err(|failure| failure.to_string()) };
+        let serve = channel::serve(dial, start, &agent);
         let outcome = tokio::select! {
             outcome = serve => outcome,
             _ = cancelled => Ok(()),
