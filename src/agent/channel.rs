@@ -80,7 +80,7 @@ async fn bridge(socket: Socket, reader: impl AsyncRead + Unpin, mut writer: impl
 }
 
 async fn serve_process(socket: Socket, process: &Process, agent: &Agent) {
-    match start_process(process, agent) {
+    match start_process(process, agent).await {
         Ok((running, listener)) => carry(socket, running, listener).await,
         Err(failure) => {
             let (sink, _) = socket.split();
@@ -89,10 +89,10 @@ async fn serve_process(socket: Socket, process: &Process, agent: &Agent) {
     }
 }
 
-fn start_process(process: &Process, agent: &Agent) -> std::io::Result<(Running, Option<forward::Listener>)> {
+async fn start_process(process: &Process, agent: &Agent) -> std::io::Result<(Running, Option<forward::Listener>)> {
     let listener = process.agent_forward.then(|| forward::Listener::new(&agent.forwards, agent.environment.run_folder())).transpose()?;
     let socket_path = listener.as_ref().map(forward::Listener::path);
-    Ok((launch(process, &agent.environment, socket_path.as_deref())?, listener))
+    Ok((launch(&agent.launcher, process, &agent.environment, socket_path.as_deref()).await?, listener))
 }
 
 /// Tells how the process ended and closes the channel.

@@ -2,6 +2,7 @@
 
 use super::dial::{Dialer, Socket};
 use super::environment::Environment;
+use super::launcher::Launcher;
 use super::probe::Verdict;
 use super::{channel, forward};
 use crate::link::message::{Start, ToAgent, ToGateway};
@@ -21,6 +22,8 @@ use tracing::{debug, info, warn};
 pub struct Agent {
     /// Dials gateways.
     pub dialer: Dialer,
+    /// Forks supervisors.
+    pub launcher: Launcher,
     /// Where the kubelet keeps the current token.
     pub token_path: PathBuf,
     /// Surroundings of the session's processes.
