@@ -240,9 +240,9 @@ async fn everything_of_a_channel_dies_with_it() {
         .expect("started");
     let running = |what: &str| {
         let pattern = format!("sleep\0{what}\0");
-        std::fs::read_dir("/proc").expect("proc").any(|entry| {
-            std::fs::read(entry.expect("entry").path().join("cmdline")).is_ok_and(|line| line == pattern.as_bytes())
-        })
+        std::fs::read_dir("/proc")
+            .expect("proc")
+            .any(|entry| std::fs::read(entry.expect("entry").path().join("cmdline")).is_ok_and(|line| line == pattern.as_bytes()))
     };
     eventually("both to run", || running("1001") && running("1002")).await;
     child.kill().expect("killed");
@@ -257,7 +257,10 @@ async fn sizes_and_signals_arrive() {
     let session = support::raw_client(&bench).await;
     let mut channel = session.channel_open_session().await.expect("channel");
     channel.request_pty(true, "xterm", 80, 24, 0, 0, &[]).await.expect("pty");
-    channel.exec(true, "trap 'stty size; exit 9' WINCH; trap 'echo termed; exit 8' TERM; stty size; echo ready; while :; do sleep 0.05; done").await.expect("exec");
+    channel
+        .exec(true, "trap 'stty size; exit 9' WINCH; trap 'echo termed; exit 8' TERM; stty size; echo ready; while :; do sleep 0.05; done")
+        .await
+        .expect("exec");
     let mut shown = String::new();
     let mut status = None;
     let mut resized = false;
