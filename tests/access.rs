@@ -1,5 +1,7 @@
 //! Who gets in, who is kept out, and when those inside are cut: the gateway and the real agent on loopback.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
 mod support;
 
 use chrono::{TimeDelta, Utc};
@@ -139,7 +141,7 @@ async fn every_kind_of_key_gets_in() {
         let output = bench.script(r#"sed "s|IdentityFile .*|IdentityFile $D/k|" $D/ssh_config > $D/c; command ssh -F $D/c s true"#).await;
         assert!(output.status.success(), "{arguments}: {}", text(&output.stderr));
     }
-    let output = bench.script(r#"! command ssh -F $D/c -o PubkeyAcceptedAlgorithms=ssh-rsa s true"#).await;
+    let output = bench.script(r"! command ssh -F $D/c -o PubkeyAcceptedAlgorithms=ssh-rsa s true").await;
     succeeded(&output);
 }
 
@@ -221,7 +223,7 @@ async fn an_agent_that_is_not_isolated_serves_nobody() {
     let report = tokio::time::timeout(Duration::from_secs(20), bench.reports.recv()).await.expect("reported").expect("reported");
     match report.event {
         Event::Link { state: LinkState::NotIsolated, message: Some(message), .. } => {
-            assert!(message.contains(&open.to_string()), "{message}")
+            assert!(message.contains(&open.to_string()), "{message}");
         }
         other => panic!("{other:?}"),
     }
@@ -254,15 +256,15 @@ async fn reports_name_the_key_and_both_ends_of_a_connection() {
 async fn the_link_takes_only_the_sessions_own_pod() {
     let bench = Bench::start(Options::default()).await;
     for bearer in ["", "another token", "token-of-the-pod-with-more"] {
-        let refused = support::dial_link(&bench, CONTROL_PATH, bearer).await.err().expect("refused");
+        let refused = support::dial_link(&bench, CONTROL_PATH, bearer).await.expect_err("refused");
         assert!(refused.contains("403") || refused.contains("401"), "{refused}");
         assert!(bearer.is_empty() || !refused.contains(bearer), "the token is not repeated: {refused}");
     }
-    let refused = support::dial_link(&bench, "/link/v1/channel", "guessed-ticket").await.err().expect("refused");
+    let refused = support::dial_link(&bench, "/link/v1/channel", "guessed-ticket").await.expect_err("refused");
     assert!(refused.contains("403"), "{refused}");
     // The right token, but the session does not name the pod any more.
     bench.change_session(|session| session.status.as_mut().expect("status").pod = None);
-    let refused = support::dial_link(&bench, CONTROL_PATH, support::TOKEN).await.err().expect("refused");
+    let refused = support::dial_link(&bench, CONTROL_PATH, support::TOKEN).await.expect_err("refused");
     assert!(refused.contains("no session has this pod"), "{refused}");
 }
 
