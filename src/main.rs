@@ -83,9 +83,9 @@ struct Gateway {
     /// Where the pods' agents link.
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8443")]
     link: SocketAddr,
-    /// The link port as agents see it, told to them until the replicas' list is known.
-    #[arg(long, value_name = "IP:PORT")]
-    advertise: Option<SocketAddr>,
+    /// Address of this replica as agents see it: the pod's own.
+    #[arg(long, value_name = "IP")]
+    advertise: Option<IpAddr>,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
     health: SocketAddr,

@@ -69,7 +69,7 @@ async fn end_delete_and_lost_access_cut_within_seconds() {
         ("deleted", |bench| {
             let name = sandglass::domain::names::ObjectName { namespace: "ci".into(), name: "build-42".into() };
             let session = bench.gateway.directory.get(&name).expect("stored");
-            bench.gateway.directory.remove(&session);
+            bench.gateway.directory.remove(&session.metadata);
         }),
         ("no access", |bench| bench.change_session(|session| session.spec.access.authorized_keys = vec![])),
     ];
@@ -305,4 +305,86 @@ async fn the_agent_is_small_when_idle() {
     let kilobytes: u64 = line.split_whitespace().nth(1).expect("number").parse().expect("number");
     // The test's build is larger than what ships; what it allocates is the same.
     assert!(kilobytes < 4096, "{line}");
+}
+
+/// A clock that runs sixty times as fast: two minutes pass in two seconds.
+fn fast_clock() -> chrono::DateTime<Utc> {
+    static START: std::sync::OnceLock<(chrono::DateTime<Utc>, Instant)> = std::sync::OnceLock::new();
+    let (wall, began) = START.get_or_init(|| (Utc::now(), Instant::now()));
+    *wall + TimeDelta::milliseconds(i64::try_from(began.elapsed().as_millis()).expect("short") * 60)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_terminal_is_warned_and_closed_and_the_session_goes_on() {
+    let change = |session: &mut sandglass::api::DebugSession| {
+        session.spec.access.idle_timeout = Some("4m".into());
+        session.spec.ttl = "1h".into();
+    };
+    let bench = Bench::start(Options { change, now: fast_clock, ..Options::default() }).await;
+    let child = stay(&bench, "shell");
+    eventually("the shell", || shown(&bench, "shell").contains("inside")).await;
+    let shown = cut_within(&bench, child, "shell", Duration::from_secs(9)).await;
+    assert!(shown.contains("closed in a minute") && shown.contains("log in again"), "{shown}");
+    assert!(bench.run(&["true"], b"").await.status.success());
+}
+
+/// A pod's agent of the test's own making: it asks for the user's ssh-agent without any right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_cannot_reach_a_users_ssh_agent_unasked() {
+    use sandglass::link::frame;
+    use sandglass::link::message::{ToAgent, ToGateway};
+    use tokio_tungstenite::tungstenite::Message;
+    let bench = Bench::without_agent(&Options::default()).await;
+    let mut control = support::dial_link(&bench, CONTROL_PATH, support::TOKEN).await.expect("linked");
+    control.send(Message::text(serde_json::to_string(&ToGateway::Ready).expect("encoded"))).await.expect("sent");
+    bench.wait_for_link().await;
+    let client = tokio::spawn({
+        let mut command = bench.client("bash");
+        command = {
+            let mut shell = std::process::Command::new("bash");
+            let script = "eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT; ssh-add -q $D/id; timeout 5 ssh -F $D/ssh_config -o ForwardAgent=no s true; echo left";
+            shell.args(["-c", script]).env("D", bench.folder.path());
+            drop(command);
+            shell
+        };
+        support::finish(command, Vec::new())
+    });
+    let ticket = loop {
+        if let Message::Text(text) = control.next().await.expect("open").expect("message")
+            && let Ok(ToAgent::Open { ticket, .. }) = serde_json::from_str(&text)
+        {
+            break ticket;
+        }
+    };
+    let mut channel = support::dial_link(&bench, "/link/v1/channel", &ticket).await.expect("channel");
+    for number in 0..100_u64 {
+        channel.send(Message::Binary(frame::encode(frame::AGENT_CONNECTION, &number.to_be_bytes()))).await.expect("sent");
+    }
+    // Nothing is opened for it: the next message about a channel would be an Open.
+    let asked = async {
+        loop {
+            match control.next().await {
+                Some(Ok(Message::Text(text))) if text.contains("agentConnection") => break true,
+                Some(Ok(_)) => {}
+                _ => break false,
+            }
+        }
+    };
+    assert!(!tokio::time::timeout(Duration::from_secs(2), asked).await.unwrap_or(false), "the user's ssh-agent was opened");
+    drop(channel);
+    client.await.expect("ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_reports_without_end_is_disconnected() {
+    use tokio_tungstenite::tungstenite::Message;
+    let bench = Bench::without_agent(&Options::default()).await;
+    let mut socket = support::dial_link(&bench, CONTROL_PATH, support::TOKEN).await.expect("linked");
+    for _ in 0..100 {
+        if socket.send(Message::text(r#"{"type":"ready"}"#)).await.is_err() {
+            break;
+        }
+    }
+    let ended = async { while let Some(Ok(_)) = socket.next().await {} };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("disconnected");
 }

@@ -6,9 +6,10 @@ use super::link::Agent;
 use super::{forward, supervisor};
 use crate::link::frame;
 use crate::link::message::{Exit, Process, Size, Start};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -142,16 +143,13 @@ async fn output(streams: &Streams, from_supervisor: &mut tokio::net::unix::Owned
     };
     match streams {
         Streams::Terminal(master) => {
-            let copy = pump_shared(master, frame::STDOUT, sink);
-            tokio::pin!(copy, ended);
-            tokio::select! {
-                exit = &mut ended => {
-                    // What the program wrote is in the terminal's buffer. Others may hold the terminal open for ever.
-                    let _ = tokio::time::timeout(Duration::from_millis(50), copy).await;
-                    exit
-                }
-                _ = &mut copy => ended.await,
-            }
+            let exited = tokio::sync::Notify::new();
+            let ended = async {
+                let exit = ended.await;
+                exited.notify_one();
+                exit
+            };
+            tokio::join!(ended, pump_terminal(master, sink, &exited)).0
         }
         Streams::Pipes { stdout, stderr, .. } => {
             let copies = async { tokio::join!(pump_shared(stdout, frame::STDOUT, sink), pump_shared(stderr, frame::STDERR, sink)) };
@@ -177,55 +175,70 @@ fn parse_exit(message: &[u8], at_end: bool) -> Option<Exit> {
     }
 }
 
+/// Frames of input that wait for the program: beside one that it does not take, the socket is still watched for its end.
+const INPUT_WAITING: usize = 8;
+
 /// Passes input, sizes and signals on; returns when the channel was closed by the user's side.
 async fn input(streams: &Streams, mut incoming: Incoming, mut to_supervisor: tokio::net::unix::OwnedWriteHalf) {
-    let mut stdin_open = true;
-    while let Some(Ok(message)) = incoming.next().await {
-        let Some((stream, data)) = decode(message) else { continue };
-        match stream {
-            frame::STDIN if stdin_open => stdin_open = write_input(streams, &data).await.is_ok(),
-            frame::RESIZE => {
-                if let Ok(size) = serde_json::from_slice::<Size>(&data) {
-                    streams.resize(size);
+    let mut waiting: VecDeque<Bytes> = VecDeque::new();
+    let mut ended = false;
+    let mut closed = false;
+    loop {
+        if ended && waiting.is_empty() && !closed {
+            closed = true;
+            end_input(streams).await;
+        }
+        tokio::select! {
+            message = incoming.next(), if waiting.len() < INPUT_WAITING => {
+                let Some(Ok(message)) = message else { return };
+                match decode(message) {
+                    Some((frame::STDIN, data)) if !closed => waiting.push_back(data),
+                    Some((frame::CLOSE, _)) => ended = true,
+                    Some((frame::RESIZE, data)) => drop(serde_json::from_slice::<Size>(&data).map(|size| streams.resize(size))),
+                    Some((frame::SIGNAL, data)) => drop(to_supervisor.write_all(data.get(..1).unwrap_or_default()).await),
+                    _ => {}
                 }
             }
-            frame::SIGNAL => drop(to_supervisor.write_all(data.get(..1).unwrap_or_default()).await),
-            frame::CLOSE if stdin_open => {
-                stdin_open = false;
-                end_input(streams).await;
+            outcome = write_some(streams, waiting.front()) => {
+                if let (Ok(count), Some(front)) = (outcome, waiting.front_mut()) {
+                    front.advance(count);
+                    waiting.pop_front_if(|front| front.is_empty());
+                } else {
+                    // The program does not read any more.
+                    waiting.clear();
+                    closed = true;
+                }
             }
-            _ => {}
         }
     }
 }
 
-async fn write_input(streams: &Streams, mut data: &[u8]) -> std::io::Result<()> {
-    while !data.is_empty() {
-        let written = match streams {
+/// Writes what the program takes now; waits for ever without anything to write. Nothing is lost when it is dropped.
+async fn write_some(streams: &Streams, data: Option<&Bytes>) -> std::io::Result<usize> {
+    let Some(data) = data else { return std::future::pending().await };
+    loop {
+        match streams {
             Streams::Terminal(master) => {
                 let mut ready = master.writable().await?;
-                match ready.try_io(|master| rustix::io::write(master.get_ref(), data).map_err(Into::into)) {
-                    Ok(outcome) => outcome?,
-                    Err(_) => continue,
+                if let Ok(outcome) = ready.try_io(|master| rustix::io::write(master.get_ref(), data).map_err(Into::into)) {
+                    return outcome;
                 }
             }
             Streams::Pipes { stdin, .. } => {
                 stdin.writable().await?;
                 match stdin.try_write(data) {
-                    Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => continue,
-                    outcome => outcome?,
+                    Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => {}
+                    outcome => return outcome,
                 }
             }
-        };
-        data = data.get(written..).unwrap_or_default();
+        }
     }
-    Ok(())
 }
 
 /// End of input: a pipe is closed; a terminal gets its end-of-file character.
 async fn end_input(streams: &Streams) {
     match streams {
-        Streams::Terminal(_) => drop(write_input(streams, &[4]).await),
+        Streams::Terminal(_) => drop(write_some(streams, Some(&Bytes::from_static(&[4]))).await),
         Streams::Pipes { stdin, .. } => close_pipe(stdin),
     }
 }
@@ -254,6 +267,37 @@ async fn pump(mut source: impl Source, stream: u8, sink: &mut Sink) -> std::io::
     Ok(())
 }
 
+/// How long a terminal may still bring what its program wrote before it ended.
+const TAIL: Duration = Duration::from_millis(50);
+/// Frames after the program's end: others may hold the terminal open and write for ever.
+const TAIL_FRAMES: u32 = 64;
+
+/// As [`pump_shared`]; once the program has `exited`, only what it left behind.
+async fn pump_terminal(
+    mut master: &AsyncFd<OwnedFd>,
+    sink: &tokio::sync::Mutex<Sink>,
+    exited: &tokio::sync::Notify,
+) -> std::io::Result<()> {
+    let mut buffer = BytesMut::new();
+    let mut left = None;
+    while left != Some(0) {
+        let frame = tokio::select! {
+            biased;
+            frame = next_frame(&mut master, frame::STDOUT, &mut buffer) => frame?,
+            () = exited.notified(), if left.is_none() => {
+                left = Some(TAIL_FRAMES);
+                continue;
+            }
+            () = tokio::time::sleep(TAIL), if left.is_some() => None,
+        };
+        let Some(frame) = frame else { return Ok(()) };
+        // However slow the user's line: what was written is delivered.
+        sink.lock().await.send(binary(frame)).await.map_err(std::io::Error::other)?;
+        left = left.map(|frames| frames - 1);
+    }
+    Ok(())
+}
+
 async fn pump_shared(mut source: impl Source, stream: u8, sink: &tokio::sync::Mutex<Sink>) -> std::io::Result<()> {
     let mut buffer = BytesMut::new();
     while let Some(frame) = next_frame(&mut source, stream, &mut buffer).await? {
@@ -264,6 +308,8 @@ async fn pump_shared(mut source: impl Source, stream: u8, sink: &tokio::sync::Mu
 
 /// Waits for output, then takes what else is there at once, up to a full frame. `None` at the end of file.
 async fn next_frame(source: &mut impl Source, stream: u8, buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
+    // Dropped while it waits, it is begun anew with the same buffer.
+    buffer.clear();
     buffer.reserve(READ_SIZE + 1);
     buffer.put_u8(stream);
     loop {

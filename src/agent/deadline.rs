@@ -48,9 +48,9 @@ mod tests {
     #[test]
     fn either_clock_ends_it() {
         let now = Utc::now();
-        let deadline = Deadline { wall: now + TimeDelta::seconds(60), started: Instant::now(), length: Duration::from_secs(60) };
+        let deadline = Deadline { wall: now + TimeDelta::seconds(60), started: Instant::now(), length: Duration::from_mins(1) };
         assert!(!deadline.is_past(now, deadline.started));
         assert!(deadline.is_past(now + TimeDelta::seconds(60), deadline.started), "the wall clock alone");
-        assert!(deadline.is_past(now - TimeDelta::hours(1), deadline.started + Duration::from_secs(60)), "the elapsed time alone");
+        assert!(deadline.is_past(now - TimeDelta::hours(1), deadline.started + Duration::from_mins(1)), "the elapsed time alone");
     }
 }

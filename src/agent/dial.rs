@@ -91,7 +91,7 @@ impl Dialer {
         let connect = |source| DialError::Connect { address, source };
         let refused = |reason: String| DialError::Refused { address, reason };
         let stream = TcpStream::connect(address).await.map_err(connect)?;
-        stream.set_nodelay(true).map_err(connect)?;
+        crate::link::keep_alive(&stream);
         let name = ServerName::try_from(SERVER_NAME).map_err(|failure| refused(failure.to_string()))?;
         let stream = self.connector.connect(name, stream).await.map_err(connect)?;
         let mut request = format!("wss://{SERVER_NAME}{path}").into_client_request().map_err(|failure| refused(failure.to_string()))?;

@@ -44,6 +44,10 @@ impl Environment {
         if let Some(shell) = shells.first() {
             set("SHELL", shell.clone().into());
         }
+        if !settings.known_hosts.is_empty() {
+            let path = Path::new(&settings.run_folder).join("known_hosts");
+            set("GIT_SSH_COMMAND", format!("ssh -o UserKnownHostsFile='{} ~/.ssh/known_hosts'", path.display()).into());
+        }
         for (name, value) in &settings.environment {
             set(name, value.into());
         }

@@ -19,5 +19,5 @@ pub fn prepare(settings: &AgentSettings) -> Result<(), AgentError> {
 }
 
 fn lines(items: &[String]) -> String {
-    items.iter().map(|item| format!("{item}\n")).collect()
+    items.iter().flat_map(|item| [item.as_str(), "\n"]).collect()
 }

@@ -13,8 +13,8 @@ use nix::unistd::{ForkResult, Pid, fork};
 pub fn in_child(body: impl FnOnce() -> i32) -> nix::Result<Pid> {
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-    // SAFETY: only processes with one thread fork: the agent before its runtime starts, the launcher and the supervisors. The
-    // child never returns.
+    // SAFETY: the processes that fork have one thread (the agent, the launcher, the supervisors), but for tokio's resolver threads
+    // when the agent replaces a killed launcher; glibc makes its allocator usable in the child then. The child never returns.
     let forked = unsafe { fork() };
     match forked {
         Ok(ForkResult::Child) => std::process::exit(body()),

@@ -8,9 +8,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_tungstenite::tungstenite::Message;
 
+/// How long a connection waits for its channel.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Connections at once that wait for the gateway; more are closed.
 const MOST_WAITING: usize = 16;
 
@@ -41,7 +44,7 @@ impl Pending {
 
 /// The socket of one process; removed when dropped.
 pub struct Listener {
-    listener: UnixListener,
+    socket: UnixListener,
     folder: PathBuf,
     pending: Pending,
 }
@@ -63,7 +66,7 @@ impl Listener {
         let path = folder.join("socket");
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, folder, pending: pending.clone() })
+        Ok(Self { socket: listener, folder, pending: pending.clone() })
     }
 
     /// Path of the socket, for `SSH_AUTH_SOCK`.
@@ -73,8 +76,14 @@ impl Listener {
 
     /// Tells the gateway of each connection, for ever; returns when the channel is gone.
     pub async fn announce(&self, sink: &tokio::sync::Mutex<impl SinkExt<Message> + Unpin>) {
-        while let Ok((stream, _)) = self.listener.accept().await {
+        while let Ok((stream, _)) = self.socket.accept().await {
             let Some(number) = self.pending.put(stream) else { continue };
+            let pending = self.pending.clone();
+            // Not asked for in time: the user's client refused, and the program must hear of it.
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(PATIENCE).await;
+                pending.take(number);
+            });
             let frame = frame::encode(frame::AGENT_CONNECTION, &number.to_be_bytes());
             if sink.lock().await.send(Message::Binary(frame)).await.is_err() {
                 return;

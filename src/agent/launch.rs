@@ -47,22 +47,19 @@ pub async fn launch(launcher: &Launcher, process: &Process, environment: &Enviro
     let plan = plan(process, environment, agent_socket);
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    let streams = match &process.terminal {
-        Some(wanted) => {
-            let (master, slave) = terminal::open(wanted)?;
-            launcher.fork_supervisor([&slave, &slave, &slave], &theirs)?;
-            Streams::Terminal(watched(master)?)
-        }
-        None => {
-            let (input, stdin) = pipe_pair()?;
-            let (stdout, output) = pipe_pair()?;
-            let (stderr, errors) = pipe_pair()?;
-            launcher.fork_supervisor([&input, &output, &errors], &theirs)?;
-            Streams::Pipes {
-                stdin: pipe::Sender::from_owned_fd(stdin)?,
-                stdout: pipe::Receiver::from_owned_fd(stdout)?,
-                stderr: pipe::Receiver::from_owned_fd(stderr)?,
-            }
+    let streams = if let Some(wanted) = &process.terminal {
+        let (master, slave) = terminal::open(wanted)?;
+        launcher.fork_supervisor([&slave, &slave, &slave], &theirs)?;
+        Streams::Terminal(watched(master)?)
+    } else {
+        let (input, stdin) = pipe_pair()?;
+        let (stdout, output) = pipe_pair()?;
+        let (stderr, errors) = pipe_pair()?;
+        launcher.fork_supervisor([&input, &output, &errors], &theirs)?;
+        Streams::Pipes {
+            stdin: pipe::Sender::from_owned_fd(stdin)?,
+            stdout: pipe::Receiver::from_owned_fd(stdout)?,
+            stderr: pipe::Receiver::from_owned_fd(stderr)?,
         }
     };
     let mut control = UnixStream::from_std(ours)?;

@@ -3,11 +3,13 @@
 
 use super::{fork, supervisor};
 use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -17,7 +19,7 @@ const DESCRIPTORS: usize = 4;
 const REQUESTS: RawFd = 3;
 
 /// The agent's end.
-pub struct Launcher(OwnedFd);
+pub struct Launcher(RefCell<OwnedFd>);
 
 impl Launcher {
     /// Forks the launcher. To be called first, while this process is small and has one thread.
@@ -25,26 +27,41 @@ impl Launcher {
     /// # Errors
     /// When the kernel refuses.
     pub fn start() -> io::Result<Self> {
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        let (null, theirs) = (null.as_raw_fd(), theirs.as_raw_fd());
-        fork::in_child(|| match fork::keep_only(&[null, null, 2, theirs]) {
-            Ok(()) => serve(),
-            Err(_) => 1,
-        })?;
-        Ok(Self(ours))
+        Ok(Self(RefCell::new(fork_launcher()?)))
     }
 
-    /// Has a supervisor forked with these descriptors.
+    /// Has a supervisor forked with these descriptors. A launcher that was killed (a user's `kill -9 -1` reaches it) is started
+    /// anew.
     ///
     /// # Errors
-    /// When the launcher is gone.
+    /// When the launcher does not take requests: somebody stopped it.
     pub fn fork_supervisor(&self, stdio: [&OwnedFd; 3], control: &impl AsRawFd) -> io::Result<()> {
-        let [stdin, stdout, stderr] = stdio.map(AsRawFd::as_raw_fd);
-        let descriptors = [stdin, stdout, stderr, control.as_raw_fd()];
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(b"f")], &[ControlMessage::ScmRights(&descriptors)], MsgFlags::empty(), None)?;
-        Ok(())
+        let [input, output, errors] = stdio.map(AsRawFd::as_raw_fd);
+        let descriptors = [input, output, errors, control.as_raw_fd()];
+        match request(&self.0.borrow(), &descriptors) {
+            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => {}
+            outcome => return Ok(outcome?),
+        }
+        *self.0.borrow_mut() = fork_launcher()?;
+        Ok(request(&self.0.borrow(), &descriptors)?)
     }
+}
+
+/// Never waits: the agent's one thread also watches the deadline.
+fn request(launcher: &OwnedFd, descriptors: &[RawFd; DESCRIPTORS]) -> nix::Result<()> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(launcher.as_raw_fd(), &[IoSlice::new(b"f")], &[ControlMessage::ScmRights(descriptors)], flags, None).map(drop)
+}
+
+fn fork_launcher() -> io::Result<OwnedFd> {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let (null, theirs) = (null.as_raw_fd(), theirs.as_raw_fd());
+    fork::in_child(|| match fork::keep_only(&[null, null, 2, theirs]) {
+        Ok(()) => serve(),
+        Err(_) => 1,
+    })?;
+    Ok(ours)
 }
 
 /// Forks and reaps until the agent is gone.

@@ -49,9 +49,9 @@ struct Known {
 }
 
 /// Dials `addresses`, and every replica they tell of.
-pub fn start(addresses: &[SocketAddr], agent: Rc<Agent>) {
+pub fn start(addresses: &[SocketAddr], agent: &Rc<Agent>) {
     let known = Rc::new(Known { addresses: RefCell::default(), to_replicas: watch::Sender::new(0) });
-    dial_all(addresses, &agent, &known, Keep::Always);
+    dial_all(addresses, agent, &known, Keep::Always);
 }
 
 /// Whether a link is dialled again after it broke.
@@ -113,12 +113,16 @@ async fn converse(socket: Socket, address: SocketAddr, agent: &Rc<Agent>, known:
     let (outgoing, mut queue) = mpsc::channel::<ToGateway>(64);
     let mut verdict = agent.verdict.clone();
     let mut told = false;
+    let mut channels_at = address;
     loop {
         tokio::select! {
             message = tokio::time::timeout(SILENCE_LIMIT, stream.next()) => match message {
                 Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
-                    Ok(ToAgent::Peers { addresses }) => dial_all(&addresses, agent, known, Keep::WhileThere),
-                    Ok(ToAgent::Open { ticket, start }) => open(address, ticket, start, agent, &outgoing),
+                    Ok(ToAgent::Peers { addresses, this }) => {
+                        channels_at = this.unwrap_or(address);
+                        dial_all(&addresses, agent, known, Keep::WhileThere);
+                    }
+                    Ok(ToAgent::Open { ticket, start }) => open(channels_at, ticket, start, agent, &outgoing),
                     Ok(ToAgent::Cancel { ticket }) => drop(agent.cancels.borrow_mut().remove(&ticket)),
                     Err(failure) => debug!(%failure, "message of another version skipped"),
                 },

@@ -74,7 +74,10 @@ pub fn serve() -> Result<i32, AgentError> {
     let settings: AgentSettings = serde_json::from_str(&text).map_err(AgentError::BadSettings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AgentError::Start)?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, run(settings, launcher))
+    let outcome = local.block_on(&runtime, run(settings, launcher));
+    // Not waiting for a resolver thread that hangs: the deadline is the deadline.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn run(settings: AgentSettings, launcher: launcher::Launcher) -> Result<i32, AgentError> {
@@ -94,7 +97,7 @@ async fn run(settings: AgentSettings, launcher: launcher::Launcher) -> Result<i3
         cancels: std::cell::RefCell::default(),
         forwards: forward::Pending::default(),
     });
-    link::start(&settings.links, agent);
+    link::start(&settings.links, &agent);
     let code = tokio::select! {
         () = deadline.passed() => 0,
         () = probe::refused(verdict) => EXIT_REFUSED,

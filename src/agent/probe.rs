@@ -59,10 +59,9 @@ pub fn start(must_be_closed: Vec<SocketAddr>) -> watch::Receiver<Verdict> {
 
 /// Returns when isolation was refuted and the gateways had time to hear of it.
 pub async fn refused(mut verdict: watch::Receiver<Verdict>) {
-    if verdict.wait_for(|verdict| matches!(verdict, Verdict::Open(_))).await.is_ok() {
-        sleep(REPORT_GRACE).await;
-    } else {
-        std::future::pending().await
+    match verdict.wait_for(|verdict| matches!(verdict, Verdict::Open(_))).await {
+        Ok(_) => sleep(REPORT_GRACE).await,
+        Err(_) => std::future::pending().await,
     }
 }
 

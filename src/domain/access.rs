@@ -20,8 +20,9 @@ use super::lifetime::{expires_at, parse_duration};
 pub enum Credential {
     /// A bare key.
     Key(PublicKey),
-    /// A user certificate; its signature and validity were checked by the SSH library, everything else is checked here.
-    Certificate(Box<Certificate>),
+    /// A user certificate, and when it was proved. As with sshd, its validity counts at that moment: the session's own deadline
+    /// ends a connection, not the certificate's.
+    Certificate(Box<Certificate>, DateTime<Utc>),
 }
 
 impl Credential {
@@ -30,7 +31,7 @@ impl Credential {
     pub fn fingerprint(&self) -> String {
         match self {
             Self::Key(key) => key.fingerprint(HashAlg::Sha256).to_string(),
-            Self::Certificate(certificate) => certificate.public_key().fingerprint(HashAlg::Sha256).to_string(),
+            Self::Certificate(certificate, _) => certificate.public_key().fingerprint(HashAlg::Sha256).to_string(),
         }
     }
 }
@@ -162,8 +163,8 @@ pub fn authorize(
                 return Err(Denied::NoAccess);
             }
         }
-        Credential::Certificate(certificate) => {
-            check_certificate(certificate, &access.principals, configuration, source, now)?;
+        Credential::Certificate(certificate, proved_at) => {
+            check_certificate(certificate, &access.principals, configuration, source, *proved_at)?;
             restrict(&mut authorized, certificate);
         }
     }

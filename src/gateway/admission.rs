@@ -6,13 +6,13 @@ use crate::api::debug_session::LinkState;
 use crate::domain::access::deadline;
 use crate::domain::names::ObjectName;
 use crate::link::message::ToGateway;
-use crate::link::server::{Admitted, Authority};
+use crate::link::server::{Admitted, Authority, Refusal};
 use std::sync::Arc;
 
 /// Reviews tokens. The one piece that asks the API server, so that tests can stand in for it.
 pub trait TokenReviewer: Send + Sync + 'static {
-    /// UID of the pod a token was issued to; an error is a text without anything of the token in it.
-    fn review(&self, token: &str) -> impl Future<Output = Result<String, String>> + Send;
+    /// UID of the pod a token was issued to.
+    fn review(&self, token: &str) -> impl Future<Output = Result<String, Refusal>> + Send;
 }
 
 /// Admits the pods that sessions name in their status.
@@ -29,18 +29,22 @@ impl<R> Admission<R> {
     }
 }
 
+fn denied(reason: &str) -> Refusal {
+    Refusal::Denied(reason.to_owned())
+}
+
 impl<R: TokenReviewer> Authority for Admission<R> {
-    async fn admit(&self, token: &str) -> Result<Admitted, String> {
+    async fn admit(&self, token: &str) -> Result<Admitted, Refusal> {
         let pod_uid = self.reviewer.review(token).await?;
         // The API server answers from a cache: a deleted pod's token passes for a while. The session decides.
-        let session = self.gateway.directory.of_pod(&pod_uid).ok_or("no session has this pod")?;
-        let end = deadline(&session, self.gateway.configuration.ttl_cap()).ok_or("the session has no deadline")?;
+        let session = self.gateway.directory.of_pod(&pod_uid).ok_or_else(|| denied("no session has this pod"))?;
+        let end = deadline(&session, self.gateway.configuration.ttl_cap()).ok_or_else(|| denied("the session has no deadline"))?;
         let status = session.status.as_ref();
         if (self.gateway.now)() >= end || session.spec.end || status.is_some_and(|status| status.ended_at.is_some()) {
-            return Err("the session is over".into());
+            return Err(denied("the session is over"));
         }
         if session.metadata.deletion_timestamp.is_some() {
-            return Err("the session is being deleted".into());
+            return Err(denied("the session is being deleted"));
         }
         Ok(Admitted {
             pod_uid,

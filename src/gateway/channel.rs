@@ -1,11 +1,12 @@
 //! One SSH channel: a task of its own between the user's side ([`Shared`], [`Output`]) and a WebSocket of the pod's agent.
 
+use super::EXIT_CUT;
 use super::connection::{Connection, in_words};
-use super::inbox::{Inbox, Input};
+use super::handler::MOST_CHANNELS;
+use super::inbox::{Budget, Inbox, Input};
 use super::metrics::Kind;
 use super::output::{Output, Stream};
 use super::waiting::linked_pod;
-use super::{EXIT_CUT, EXIT_NOT_STARTED};
 use crate::domain::names::ObjectName;
 use crate::link::frame;
 use crate::link::message::{Exit, Process, Size, Start};
@@ -27,6 +28,8 @@ const SIGNALS: usize = 16;
 const FORWARD_PATIENCE: Duration = Duration::from_secs(30);
 /// A pod that vanished may be news that the session ended: how long to wait for the better message.
 const VERDICT_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a client may take to answer that its ssh-agent is reachable.
+const AGENT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -40,6 +43,8 @@ pub struct Shared {
     pub size: watch::Sender<Size>,
     /// Signals to deliver.
     pub signals: mpsc::Sender<u8>,
+    /// Set once: why input cannot be taken any more.
+    pub overflow: watch::Sender<Option<Arc<str>>>,
 }
 
 /// The task's ends of what is in [`Shared`].
@@ -50,10 +55,11 @@ pub struct Ends {
 
 /// A new channel's shared part, and the task's ends.
 #[must_use]
-pub fn shared() -> (Arc<Shared>, Ends) {
+pub fn shared(budget: &Arc<Budget>) -> (Arc<Shared>, Ends) {
     let (size, size_end) = watch::channel(Size::default());
     let (signals, signals_end) = mpsc::channel(SIGNALS);
-    let shared = Shared { inbox: Inbox::default(), closed: CancellationToken::new(), size, signals };
+    let inbox = Inbox::new(Arc::clone(budget));
+    let shared = Shared { inbox, closed: CancellationToken::new(), size, signals, overflow: watch::Sender::new(None) };
     (Arc::new(shared), Ends { size: size_end, signals: signals_end })
 }
 
@@ -71,6 +77,8 @@ pub struct Channel {
     pub output: Output,
     /// To open channels to the user's ssh-agent.
     pub handle: Handle,
+    /// Whether this channel's process may reach the user's ssh-agent: what the pod says about it does not count.
+    pub agent_forward: bool,
 }
 
 type Sink = SplitSink<ChannelSocket, Message>;
@@ -81,10 +89,12 @@ impl Channel {
     pub async fn run_process(mut self, process: Process) {
         let closed = self.shared.closed.clone();
         let mut cut = self.connection.cut.subscribe();
+        let mut overflow = self.shared.overflow.subscribe();
         let reason = tokio::select! {
             () = closed.cancelled() => None,
             () = self.serve_process(process) => None,
             reason = cut.wait_for(Option::is_some) => reason.ok().and_then(|reason| reason.clone()),
+            reason = overflow.wait_for(Option::is_some) => reason.ok().and_then(|reason| reason.clone()),
         };
         if let Some(reason) = reason {
             self.last_words(&reason).await;
@@ -104,13 +114,12 @@ impl Channel {
             }
             Err(failure) => Some(Exit::Failed(failure.to_string())),
         };
-        let exit = match exit {
-            Some(exit) => exit,
-            None => {
-                // Let the connection's watch speak first, if the session is over.
-                tokio::time::sleep(VERDICT_PATIENCE).await;
-                Exit::Failed("the session's pod is gone".into())
-            }
+        let exit = if let Some(exit) = exit {
+            exit
+        } else {
+            // Let the connection's watch speak first, if the session is over.
+            tokio::time::sleep(VERDICT_PATIENCE).await;
+            Exit::Failed("the session's pod is gone".into())
         };
         if let Exit::Failed(message) = &exit {
             let _ = self.output.say(message).await;
@@ -129,10 +138,12 @@ impl Channel {
     /// Carries frames both ways until the process ended; `None` when the pod's side broke.
     async fn bridge(&mut self, socket: ChannelSocket, pod: &str) -> Option<Exit> {
         let (sink, incoming) = socket.split();
-        let Self { connection, shared, ends, output, handle, .. } = self;
+        let Self { connection, shared, ends, output, handle, agent_forward, .. } = self;
+        let forward =
+            agent_forward.then(|| AgentForward { connection: Arc::clone(connection), handle: handle.clone(), pod: pod.to_owned() });
         tokio::select! {
-            exit = outward(incoming, output, connection, handle, pod) => exit,
-            never = inward(sink, &shared.inbox, ends) => match never {},
+            exit = outward(incoming, output, connection, forward) => exit,
+            never = inward(sink, shared, ends) => match never {},
             never = notices(connection, output) => match never {},
         }
     }
@@ -149,10 +160,12 @@ impl Channel {
     pub async fn run_connect(mut self, reply: ChannelOpenHandle, host: String, port: u16) {
         let closed = self.shared.closed.clone();
         let mut cut = self.connection.cut.subscribe();
+        let mut overflow = self.shared.overflow.subscribe();
         tokio::select! {
             () = closed.cancelled() => {}
             () = self.serve_connect(reply, host, port) => {}
             _ = cut.wait_for(Option::is_some) => {}
+            _ = overflow.wait_for(Option::is_some) => {}
         }
         let _ = tokio::time::timeout(LAST_WORDS, self.output.close()).await;
         self.forget();
@@ -184,8 +197,9 @@ impl Channel {
 }
 
 /// From the pod to the user, until the process's status or the end of the stream.
-async fn outward(mut incoming: Incoming, output: &Output, connection: &Arc<Connection>, handle: &Handle, pod: &str) -> Option<Exit> {
+async fn outward(mut incoming: Incoming, output: &Output, connection: &Connection, forward: Option<AgentForward>) -> Option<Exit> {
     while let Some(Ok(message)) = incoming.next().await {
+        connection.touch();
         let Message::Binary(data) = message else { continue };
         let Some((stream, payload)) = frame::decode(data) else { continue };
         match stream {
@@ -194,8 +208,8 @@ async fn outward(mut incoming: Incoming, output: &Output, connection: &Arc<Conne
             frame::STATUS => return serde_json::from_slice(&payload).ok(),
             frame::CLOSE => output.end().await.ok()?,
             frame::AGENT_CONNECTION => {
-                if let Ok(number) = <[u8; 8]>::try_from(payload.as_ref()) {
-                    connect_to_agent(connection, handle, pod, u64::from_be_bytes(number));
+                if let (Some(forward), Ok(number)) = (&forward, <[u8; 8]>::try_from(payload.as_ref())) {
+                    forward.connect(u64::from_be_bytes(number));
                 }
             }
             _ => {}
@@ -205,7 +219,8 @@ async fn outward(mut incoming: Incoming, output: &Output, connection: &Arc<Conne
 }
 
 /// From the user to the pod. Never ends by itself: the process's end, or the channel's, does.
-async fn inward(mut sink: Sink, inbox: &Inbox, ends: &mut Ends) -> std::convert::Infallible {
+async fn inward(mut sink: Sink, shared: &Shared, ends: &mut Ends) -> std::convert::Infallible {
+    let inbox = &shared.inbox;
     let mut open = true;
     loop {
         let frame = tokio::select! {
@@ -217,9 +232,14 @@ async fn inward(mut sink: Sink, inbox: &Inbox, ends: &mut Ends) -> std::convert:
             Some(signal) = ends.signals.recv() => frame::encode(frame::SIGNAL, &[signal]),
             input = inbox.next(), if open => match input {
                 Ok(Input::Frame(frame)) => frame,
-                Ok(Input::End) | Err(_) => {
+                Ok(Input::End) => {
                     open = false;
                     frame::encode(frame::CLOSE, &[frame::STDIN])
+                }
+                // Never an end of input where some was lost.
+                Err(failure) => {
+                    shared.overflow.send_replace(Some(failure.to_string().into()));
+                    return std::future::pending().await;
                 }
             },
             else => std::future::pending().await,
@@ -242,49 +262,61 @@ async fn notices(connection: &Connection, output: &Output) -> std::convert::Infa
     std::future::pending().await
 }
 
-/// A program in the pod connected to the forwarded socket: join it with a channel to the user's ssh-agent.
-fn connect_to_agent(connection: &Arc<Connection>, handle: &Handle, pod: &str, number: u64) {
-    let (connection, handle, pod) = (Arc::clone(connection), handle.clone(), pod.to_owned());
-    tokio::spawn(async move {
-        let Some(login) = connection.login() else { return };
-        let Ok(channel) = handle.channel_open_agent().await else { return };
-        connection.gateway.metrics.channel(Kind::AgentForward);
-        let (shared, ends) = shared();
-        // Our own reading half would block the connection's loop: bytes come through the handler.
-        let (_, write) = channel.split();
-        let output = Output::new(write, handle.clone(), false, Arc::clone(&connection));
-        connection.channels().insert(output.id(), Arc::clone(&shared));
-        let mut channel = Channel { connection, session: login.session, shared, ends, output, handle };
-        let closed = channel.shared.closed.clone();
-        let serve = async {
-            let opened = channel.connection.gateway.registry.open(&pod, Start::AgentConnection { connection: number }).await;
-            if let Ok(OpenChannel { socket, guard }) = opened {
-                let _guard: CancelGuard = guard;
-                channel.bridge(socket, &pod).await;
-            }
-        };
-        tokio::select! { () = serve => {} () = closed.cancelled() => {} }
-        let _ = tokio::time::timeout(LAST_WORDS, channel.output.close()).await;
-        channel.forget();
-    });
+/// The right of one process to reach the user's ssh-agent.
+struct AgentForward {
+    connection: Arc<Connection>,
+    handle: Handle,
+    pod: String,
 }
 
-/// Refuses on a channel whose request was already answered.
-pub async fn refuse(output: Output, text: &str) {
-    let _ = output.say(text).await;
-    output.finish_with(EXIT_NOT_STARTED).await;
+impl AgentForward {
+    /// A program connected to the forwarded socket: join it with a channel to the user's ssh-agent.
+    fn connect(&self, number: u64) {
+        let Ok(place) = Arc::clone(&self.connection.agent_connections).try_acquire_owned() else { return };
+        if self.connection.channels().len() >= MOST_CHANNELS {
+            return;
+        }
+        let (connection, handle, pod) = (Arc::clone(&self.connection), self.handle.clone(), self.pod.clone());
+        tokio::spawn(async move {
+            join_agent(connection, handle, &pod, number).await;
+            drop(place);
+        });
+    }
 }
 
-/// Bytes that came for a channel; false when the channel must be closed.
-#[must_use]
-pub fn take_input(connection: &Connection, shared: &Shared, data: &[u8]) -> bool {
+async fn join_agent(connection: Arc<Connection>, handle: Handle, pod: &str, number: u64) {
+    let Some(login) = connection.login() else { return };
+    let Ok(Ok(channel)) = tokio::time::timeout(AGENT_PATIENCE, handle.channel_open_agent()).await else { return };
+    connection.gateway.metrics.channel(Kind::AgentForward);
+    let (shared, ends) = shared(&connection.gateway.budget);
+    // Our own reading half would block the connection's loop: bytes come through the handler.
+    let (_, write) = channel.split();
+    let output = Output::new(write, handle.clone(), false, Arc::clone(&connection));
+    connection.channels().insert(output.id(), Arc::clone(&shared));
+    let mut channel = Channel { connection, session: login.session, shared, ends, output, handle, agent_forward: false };
+    let closed = channel.shared.closed.clone();
+    let mut cut = channel.connection.cut.subscribe();
+    let serve = async {
+        let opened = channel.connection.gateway.registry.open(pod, Start::AgentConnection { connection: number }).await;
+        if let Ok(OpenChannel { socket, guard }) = opened {
+            let _guard: CancelGuard = guard;
+            channel.bridge(socket, pod).await;
+        }
+    };
+    tokio::select! { () = serve => {} () = closed.cancelled() => {} _ = cut.wait_for(Option::is_some) => {} }
+    let _ = tokio::time::timeout(LAST_WORDS, channel.output.close()).await;
+    channel.forget();
+}
+
+/// Bytes that came for a channel. What cannot be taken closes it.
+pub fn take_input(connection: &Connection, shared: &Shared, data: &[u8]) {
     connection.touch();
     connection.gateway.metrics.bytes_in.inc_by(data.len() as u64);
-    match shared.inbox.push(data) {
-        Ok(()) => true,
-        Err(failure) => {
-            tracing::warn!(connection = connection.id, %failure, "channel closed");
-            false
-        }
+    if shared.overflow.borrow().is_some() {
+        return;
+    }
+    if let Err(failure) = shared.inbox.push(data) {
+        tracing::warn!(connection = connection.id, %failure, "channel closed");
+        shared.overflow.send_replace(Some(failure.to_string().into()));
     }
 }

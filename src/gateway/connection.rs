@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::info;
 
 /// How often the clock is looked at.
@@ -46,6 +46,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Its channels.
     pub channels: Mutex<HashMap<ChannelId, Arc<Shared>>>,
+    /// Connections to the user's ssh-agent at once.
+    pub agent_connections: Arc<Semaphore>,
     /// Set once: why the connection is being cut.
     pub cut: watch::Sender<Option<Arc<str>>>,
     /// The newest thing to tell users at a terminal.
@@ -64,6 +66,7 @@ impl Connection {
             id,
             peer,
             channels: Mutex::default(),
+            agent_connections: Arc::new(Semaphore::new(16)),
             cut: watch::Sender::new(None),
             notice: watch::Sender::new(None),
             login: Mutex::default(),
@@ -212,8 +215,9 @@ pub async fn watch_over(connection: Arc<Connection>, handle: russh::server::Hand
             }
         }
     }
-    gateway.metrics.connections.dec();
+    // The report first: a replica that drains goes by the gauge.
     gateway.reports.send(Report { session: login.session, event: Event::Disconnected { id: connection.id.clone(), at: (gateway.now)() } });
+    gateway.metrics.connections.dec();
 }
 
 /// Last words on every channel; then the client may leave by itself, which ordinary ones do, and so keep their exit status; then a

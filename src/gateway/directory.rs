@@ -2,6 +2,7 @@
 
 use crate::api::DebugSession;
 use crate::domain::names::ObjectName;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
@@ -18,8 +19,8 @@ impl Default for Directory {
     }
 }
 
-fn name_of(object: &DebugSession) -> Option<ObjectName> {
-    Some(ObjectName { namespace: object.metadata.namespace.clone()?, name: object.metadata.name.clone()? })
+fn name_of(metadata: &ObjectMeta) -> Option<ObjectName> {
+    Some(ObjectName { namespace: metadata.namespace.clone()?, name: metadata.name.clone()? })
 }
 
 impl Directory {
@@ -38,15 +39,15 @@ impl Directory {
 
     /// Takes in a new state of one session.
     pub fn put(&self, object: DebugSession) {
-        if let Some(name) = name_of(&object) {
+        if let Some(name) = name_of(&object.metadata) {
             self.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::new(object));
             self.changed.send_replace(());
         }
     }
 
-    /// Forgets one session.
-    pub fn remove(&self, object: &DebugSession) {
-        if let Some(name) = name_of(object) {
+    /// Forgets the session of that name.
+    pub fn remove(&self, metadata: &ObjectMeta) {
+        if let Some(name) = name_of(metadata) {
             self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
             self.changed.send_replace(());
         }
@@ -54,7 +55,7 @@ impl Directory {
 
     /// Takes in a whole list: what is not in it is gone.
     pub fn replace(&self, objects: Vec<DebugSession>) {
-        let sessions = objects.into_iter().filter_map(|object| Some((name_of(&object)?, Arc::new(object)))).collect();
+        let sessions = objects.into_iter().filter_map(|object| Some((name_of(&object.metadata)?, Arc::new(object)))).collect();
         *self.sessions.write().unwrap_or_else(PoisonError::into_inner) = sessions;
         self.changed.send_replace(());
     }

@@ -27,7 +27,9 @@ const BRAKE: u32 = 2;
 /// After so many braked reads in a row, each further one is delayed a little: a client that dribbles costs no core.
 const DRIBBLES: u32 = 3;
 /// Channels at once on one connection, as sshd's `MaxSessions` with room for forwards.
-const MOST_CHANNELS: usize = 64;
+pub const MOST_CHANNELS: usize = 64;
+/// Channels over a connection's life: the library keeps a little of each until the connection ends.
+const MOST_CHANNELS_EVER: u32 = 4096;
 /// Variables a client may set, and their total size.
 const MOST_VARIABLES: usize = 64;
 const LONGEST_VARIABLE: usize = 4096;
@@ -47,6 +49,7 @@ pub struct Client {
     connection: Arc<Connection>,
     prepared: HashMap<ChannelId, Prepared>,
     dribbles: u32,
+    opened: u32,
     logged_in: Option<oneshot::Sender<()>>,
     /// Whether a login was tried.
     tried: Arc<std::sync::atomic::AtomicBool>,
@@ -58,7 +61,7 @@ impl Client {
     /// A handler; `logged_in` fires once, at the login, `tried` at the first attempt.
     #[must_use]
     pub fn new(connection: Arc<Connection>, logged_in: oneshot::Sender<()>, tried: Arc<std::sync::atomic::AtomicBool>) -> Self {
-        Self { connection, prepared: HashMap::new(), dribbles: 0, logged_in: Some(logged_in), tried }
+        Self { connection, prepared: HashMap::new(), dribbles: 0, opened: 0, logged_in: Some(logged_in), tried }
     }
 
     fn decide(&self, user: &str, credential: &Credential) -> Result<Login, Denied> {
@@ -67,10 +70,10 @@ impl Client {
         Ok(Login { session, credential: credential.clone(), authorized })
     }
 
-    fn answer(&mut self, user: &str, credential: Credential) -> Auth {
+    fn answer(&mut self, user: &str, credential: &Credential) -> Auth {
         self.tried.store(true, std::sync::atomic::Ordering::Relaxed);
         let fingerprint = credential.fingerprint();
-        match self.decide(user, &credential) {
+        match self.decide(user, credential) {
             Ok(login) => {
                 info!(connection = self.connection.id, peer = %self.connection.peer, session = %login.session, fingerprint, "login");
                 self.connection.log_in(login);
@@ -87,6 +90,12 @@ impl Client {
         self.connection.login().is_some_and(|login| login.authorized.allows(capability))
     }
 
+    /// Whether there is room for one more channel; counts it.
+    fn has_room(&mut self) -> bool {
+        self.opened = self.opened.saturating_add(1);
+        self.opened <= MOST_CHANNELS_EVER && self.connection.channels().len() < MOST_CHANNELS
+    }
+
     fn channel(&self, id: ChannelId) -> Option<Arc<Shared>> {
         self.connection.channels().get(&id).cloned()
     }
@@ -96,8 +105,15 @@ impl Client {
         let (Some(prepared), Some(login)) = (self.prepared.remove(&id), self.connection.login()) else {
             return session.channel_failure(id);
         };
+        let mut prepared = prepared;
         let program = match (login.authorized.forced_command(), program) {
-            (Some(forced), _) => Program::Command(forced.to_owned()),
+            (Some(forced), asked) => {
+                // Where forced commands look for what was asked, as with sshd.
+                if let Program::Command(command) = asked {
+                    prepared.environment.push(("SSH_ORIGINAL_COMMAND".into(), command));
+                }
+                Program::Command(forced.to_owned())
+            }
             (None, program) => program,
         };
         let kind = match &program {
@@ -110,6 +126,7 @@ impl Client {
         session.channel_success(id)?;
         let handle = session.handle();
         let output = Output::new(prepared.write, handle.clone(), prepared.terminal.is_some(), Arc::clone(&self.connection));
+        let agent_forward = prepared.agent_forward && login.authorized.allows(Capability::AgentForward);
         let channel = Channel {
             connection: Arc::clone(&self.connection),
             session: login.session,
@@ -117,9 +134,9 @@ impl Client {
             ends: prepared.ends,
             output,
             handle,
+            agent_forward,
         };
-        let process =
-            Process { program, terminal: prepared.terminal, environment: prepared.environment, agent_forward: prepared.agent_forward };
+        let process = Process { program, terminal: prepared.terminal, environment: prepared.environment, agent_forward };
         tokio::spawn(channel.run_process(process));
         Ok(())
     }
@@ -159,11 +176,11 @@ impl Handler for Client {
         if matches!(key.algorithm, russh::keys::Algorithm::Rsa { hash: None }) {
             return Ok(Auth::reject());
         }
-        Ok(self.answer(user, Credential::Key(key.public_key.clone())))
+        Ok(self.answer(user, &Credential::Key(key.public_key.clone())))
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Outcome<Auth> {
-        Ok(self.answer(user, Credential::Certificate(Box::new(certificate.clone()))))
+        Ok(self.answer(user, &Credential::Certificate(Box::new(certificate.clone()), (self.connection.gateway.now)())))
     }
 
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Outcome {
@@ -184,11 +201,11 @@ impl Handler for Client {
     }
 
     async fn channel_open_session(&mut self, channel: russh::Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Outcome {
-        if self.connection.channels().len() >= MOST_CHANNELS {
+        if !self.has_room() {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         }
-        let (shared, ends) = shared();
+        let (shared, ends) = shared(&self.connection.gateway.budget);
         // Bytes come through the callbacks below; a read half kept unread would block the whole connection.
         let (_, write) = channel.split();
         let id = write.id();
@@ -214,18 +231,26 @@ impl Handler for Client {
             reply.reject(ChannelOpenFailure::Other { code: 1, reason }).await;
             return Ok(());
         };
-        if self.connection.channels().len() >= MOST_CHANNELS {
+        if !self.has_room() {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         }
         self.connection.gateway.metrics.channel(Kind::LocalForward);
         info!(connection = self.connection.id, session = %login.session, host, port, "forward");
-        let (shared, ends) = shared();
+        let (shared, ends) = shared(&self.connection.gateway.budget);
         let (_, write) = channel.split();
         let output = Output::new(write, session.handle(), false, Arc::clone(&self.connection));
         self.connection.channels().insert(output.id(), Arc::clone(&shared));
         let handle = session.handle();
-        let channel = Channel { connection: Arc::clone(&self.connection), session: login.session, shared, ends, output, handle };
+        let channel = Channel {
+            connection: Arc::clone(&self.connection),
+            session: login.session,
+            shared,
+            ends,
+            output,
+            handle,
+            agent_forward: false,
+        };
         tokio::spawn(channel.run_connect(reply, host.to_owned(), port));
         Ok(())
     }
@@ -298,12 +323,9 @@ impl Handler for Client {
         Ok(())
     }
 
-    async fn data(&mut self, id: ChannelId, data: &[u8], session: &mut Session) -> Outcome {
+    async fn data(&mut self, id: ChannelId, data: &[u8], _: &mut Session) -> Outcome {
         let Some(channel) = self.channel(id) else { return Ok(()) };
-        if !take_input(&self.connection, &channel, data) {
-            channel.closed.cancel();
-            return session.close(id);
-        }
+        take_input(&self.connection, &channel, data);
         if self.dribbles > DRIBBLES && channel.inbox.is_long() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

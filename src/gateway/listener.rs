@@ -99,7 +99,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, configuration: &Arc<Config>, gatew
 fn identifier() -> String {
     let mut bytes = [0; 8];
     let _ = rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:016x}", u64::from_be_bytes(bytes))
 }
 
 async fn serve_connection(

@@ -40,6 +40,8 @@ pub struct Gateway {
     pub limits: Arc<limits::Limits>,
     /// What goes into the objects' status.
     pub reports: report::Reports,
+    /// What input that nobody took may use.
+    pub budget: Arc<inbox::Budget>,
     /// Counters.
     pub metrics: metrics::Metrics,
     /// Cancelled when this replica is to stop: its connections are ended with a message.

@@ -56,7 +56,6 @@ impl Output {
     /// # Errors
     /// [`Gone`].
     pub async fn send(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
-        self.connection.touch();
         self.connection.gateway.metrics.bytes_out.inc_by(bytes.len() as u64);
         match stream {
             Stream::Out => self.write.data_bytes(bytes).await,

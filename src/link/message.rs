@@ -11,6 +11,9 @@ pub enum ToAgent {
     Peers {
         /// Link addresses of every replica, this one included. Empty: unknown, keep what you have.
         addresses: Vec<SocketAddr>,
+        /// This replica's own address: where its channels are dialled, since a Service's address leads to any replica.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        this: Option<SocketAddr>,
     },
     /// Dial a channel with this ticket and serve `start` on it.
     Open {

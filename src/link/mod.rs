@@ -15,5 +15,16 @@ pub mod tls;
 pub const CONTROL_PATH: &str = "/link/v1/control";
 /// Path of a channel's WebSocket: one per SSH channel.
 pub const CHANNEL_PATH: &str = "/link/v1/channel";
+/// Finds out about a peer whose machine is gone: its socket would otherwise stay open, and whoever waits for it with it.
+pub fn keep_alive(stream: &tokio::net::TcpStream) {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+    use std::time::Duration;
+    let _ = stream.set_nodelay(true);
+    let _ = set_socket_keepalive(stream, true);
+    let _ = set_tcp_keepidle(stream, Duration::from_secs(15));
+    let _ = set_tcp_keepintvl(stream, Duration::from_secs(5));
+    let _ = set_tcp_keepcnt(stream, 3);
+}
+
 /// TLS server name of the gateway's link port: fixed, so that swapping the address gains nothing.
 pub const SERVER_NAME: &str = "link.sandglass.internal";

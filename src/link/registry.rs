@@ -43,9 +43,14 @@ pub struct CancelGuard {
 
 impl Drop for CancelGuard {
     fn drop(&mut self) {
-        self.registry.lock().tickets.remove(&self.ticket);
-        if let Some(link) = self.registry.lock().links.get(&self.pod_uid) {
-            let _ = link.sender.try_send(ToAgent::Cancel { ticket: std::mem::take(&mut self.ticket) });
+        let mut state = self.registry.lock();
+        state.tickets.remove(&self.ticket);
+        let Some(link) = state.links.get(&self.pod_uid) else { return };
+        if let Err(mpsc::error::TrySendError::Full(message)) =
+            link.sender.try_send(ToAgent::Cancel { ticket: std::mem::take(&mut self.ticket) })
+        {
+            let sender = link.sender.clone();
+            tokio::spawn(async move { sender.send(message).await });
         }
     }
 }
@@ -71,15 +76,24 @@ pub struct Registry {
     changed: watch::Sender<()>,
     /// Link addresses of every replica, this one included.
     pub peers: watch::Sender<Vec<SocketAddr>>,
+    /// This replica's own link address as agents see it.
+    pub this: Option<SocketAddr>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { state: Mutex::default(), changed: watch::Sender::new(()), peers: watch::Sender::new(Vec::new()) }
+        Self::new(None)
     }
 }
 
 impl Registry {
+    /// A registry of the replica whose link port agents see at `this`.
+    #[must_use]
+    pub fn new(this: Option<SocketAddr>) -> Self {
+        let peers = watch::Sender::new(this.into_iter().collect());
+        Self { state: Mutex::default(), changed: watch::Sender::new(()), peers, this }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,11 +174,16 @@ impl Registry {
             sender
         };
         let guard = CancelGuard { registry: Arc::clone(self), pod_uid: pod_uid.to_owned(), ticket: ticket.clone() };
-        sender.send(ToAgent::Open { ticket, start }).await.map_err(|_| OpenError::NotLinked)?;
-        match tokio::time::timeout(OPEN_LIMIT, waiting).await {
-            Ok(Ok(Ok(socket))) => Ok(OpenChannel { socket, guard }),
-            Ok(Ok(Err(message))) => Err(OpenError::Refused(message)),
-            Ok(Err(_)) => Err(OpenError::NotLinked),
+        let answer = async {
+            sender.send(ToAgent::Open { ticket, start }).await.map_err(|_| OpenError::NotLinked)?;
+            match waiting.await {
+                Ok(Ok(socket)) => Ok(socket),
+                Ok(Err(message)) => Err(OpenError::Refused(message)),
+                Err(_) => Err(OpenError::NotLinked),
+            }
+        };
+        match tokio::time::timeout(OPEN_LIMIT, answer).await {
+            Ok(opened) => opened.map(|socket| OpenChannel { socket, guard }),
             Err(_) => Err(OpenError::Silent),
         }
     }

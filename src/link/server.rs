@@ -9,11 +9,12 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::WebSocketStream;
@@ -36,25 +37,41 @@ pub struct Admitted {
     pub name: String,
 }
 
+/// Why an agent is not admitted. The texts hold nothing of its token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It has no right.
+    #[error("{0}")]
+    Denied(String),
+    /// Nobody could be asked: a new link is refused, one that is open stays.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
 /// Decides which agents may link, and hears what they report.
 pub trait Authority: Send + Sync + 'static {
-    /// Reviews a token. An error is the text of the refusal, without anything of the token in it.
-    fn admit(&self, token: &str) -> impl Future<Output = Result<Admitted, String>> + Send;
+    /// Reviews a token.
+    fn admit(&self, token: &str) -> impl Future<Output = Result<Admitted, Refusal>> + Send;
     /// An agent is ready, or found itself not isolated.
     fn report(&self, pod: &Admitted, message: &ToGateway) -> impl Future<Output = ()> + Send;
 }
 
-/// Handshakes in progress at once.
-const HANDSHAKES: usize = 256;
+/// Handshakes in progress at once, in all and from one address: no pod keeps the others out.
+const HANDSHAKES: usize = 1024;
+const HANDSHAKES_PER_SOURCE: usize = 32;
+/// What an agent may report on one link; one that says more is not ours.
+const REPORTS: u32 = 4;
+/// How long an agent may take to read a message.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Limit for TLS and the HTTP request.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// An open link's token and object are looked at again this often.
-const REVIEW: Duration = Duration::from_secs(60);
+const REVIEW: Duration = Duration::from_mins(1);
 const PING: Duration = Duration::from_secs(15);
 
 /// Serves links on `listener` for ever.
 pub async fn serve<A: Authority>(listener: TcpListener, tls: TlsAcceptor, registry: Arc<Registry>, authority: Arc<A>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let handshakes = Arc::new(Handshakes::default());
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -65,14 +82,46 @@ pub async fn serve<A: Authority>(listener: TcpListener, tls: TlsAcceptor, regist
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let Some(place) = handshakes.enter(peer.ip()) else { continue };
         let (tls, registry, authority) = (tls.clone(), Arc::clone(&registry), Arc::clone(&authority));
         tokio::spawn(async move {
             let serve = serve_connection(stream, peer, &tls, registry, authority);
             // The upgraded socket lives on in a task of its own.
             let _ = tokio::time::timeout(HANDSHAKE_LIMIT, serve).await;
-            drop(permit);
+            drop(place);
         });
+    }
+}
+
+/// The handshakes in progress, by source.
+#[derive(Default)]
+struct Handshakes(Mutex<HashMap<IpAddr, usize>>);
+
+/// One handshake's place; given back when dropped.
+struct Place {
+    handshakes: Arc<Handshakes>,
+    source: IpAddr,
+}
+
+impl Handshakes {
+    fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = counts.get(&source).copied().unwrap_or(0);
+        if mine >= HANDSHAKES_PER_SOURCE || counts.values().sum::<usize>() >= HANDSHAKES {
+            return None;
+        }
+        counts.insert(source, mine + 1);
+        Some(Place { handshakes: Arc::clone(self), source })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.handshakes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match counts.get_mut(&self.source) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(counts.remove(&self.source)),
+        }
     }
 }
 
@@ -83,7 +132,7 @@ async fn serve_connection<A: Authority>(
     registry: Arc<Registry>,
     authority: Arc<A>,
 ) {
-    let _ = stream.set_nodelay(true);
+    super::keep_alive(&stream);
     let Ok(stream) = tls.accept(stream).await else { return };
     let service = hyper::service::service_fn(move |request| {
         let (registry, authority) = (Arc::clone(&registry), Arc::clone(&authority));
@@ -118,7 +167,11 @@ async fn answer<A: Authority>(
             }
             Err(reason) => {
                 warn!(%peer, %reason, "link refused");
-                refusal(StatusCode::FORBIDDEN, &reason)
+                let status = match &reason {
+                    Refusal::Denied(_) => StatusCode::FORBIDDEN,
+                    Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                refusal(status, &reason.to_string())
             }
         },
         CHANNEL_PATH => match registry.redeem(&bearer) {
@@ -180,9 +233,25 @@ async fn control<A: Authority>(request: Request<Incoming>, registry: Arc<Registr
     let (sender, queue) = mpsc::channel(64);
     let id = registry.join(&pod.pod_uid, sender);
     info!(namespace = pod.namespace, name = pod.name, pod_uid = pod.pod_uid, "agent linked");
-    converse(socket, queue, &registry, &*authority, &pod, &token, id).await;
+    let ended = tokio::select! {
+        reason = converse(socket, queue, &registry, &*authority, &pod, id) => reason,
+        reason = reviewed(&*authority, &token) => reason,
+    };
     registry.leave(&pod.pod_uid, id);
-    info!(namespace = pod.namespace, name = pod.name, pod_uid = pod.pod_uid, "agent's link ended");
+    info!(namespace = pod.namespace, name = pod.name, pod_uid = pod.pod_uid, reason = ended, "agent's link ended");
+}
+
+/// Looks at the token and its session again and again; returns when they do not count any more.
+async fn reviewed<A: Authority>(authority: &A, token: &str) -> String {
+    let mut review = tokio::time::interval_at(tokio::time::Instant::now() + REVIEW, REVIEW);
+    loop {
+        review.tick().await;
+        match authority.admit(token).await {
+            Err(Refusal::Denied(reason)) => return reason,
+            Err(Refusal::Unavailable(reason)) => warn!(reason, "a link could not be reviewed"),
+            Ok(_) => {}
+        }
+    }
 }
 
 async fn converse<A: Authority>(
@@ -191,15 +260,17 @@ async fn converse<A: Authority>(
     registry: &Registry,
     authority: &A,
     pod: &Admitted,
-    token: &str,
     id: u64,
-) {
+) -> String {
     let (mut sink, mut stream) = socket.split();
     let mut peers = registry.peers.subscribe();
     peers.mark_changed();
-    let mut review = tokio::time::interval_at(tokio::time::Instant::now() + REVIEW, REVIEW);
+    // Told again now and then: an agent forgets a replica that it cannot reach for a while.
+    let mut reminder = tokio::time::interval_at(tokio::time::Instant::now() + REVIEW, REVIEW);
     let mut ping = tokio::time::interval(PING);
+    ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut heard = true;
+    let mut reports = 0;
     loop {
         let outgoing = tokio::select! {
             message = stream.next() => {
@@ -208,41 +279,37 @@ async fn converse<A: Authority>(
                     Some(Ok(Message::Text(text))) => {
                         match serde_json::from_str::<ToGateway>(&text) {
                             Ok(ToGateway::Refused { ticket, message }) => registry.refuse(&ticket, message),
+                            Ok(_) if reports >= REPORTS => return "it reports without end".into(),
                             Ok(message) => {
+                                reports += 1;
                                 authority.report(pod, &message).await;
                                 if message == ToGateway::Ready { registry.make_ready(&pod.pod_uid, id); }
                             }
-                            Err(_) => return,
+                            Err(_) => return "it said something that is no message".into(),
                         }
                         continue;
                     }
                     Some(Ok(_)) => continue,
-                    Some(Err(_)) | None => return,
+                    Some(Err(_)) | None => return "closed".into(),
                 }
             }
             message = queue.recv() => match message {
                 Some(message) => encode(&message),
                 // A newer link of the same pod took this one's place.
-                None => return,
+                None => return "another took its place".into(),
             },
             changed = peers.changed() => {
-                if changed.is_err() { return }
-                encode(&ToAgent::Peers { addresses: peers.borrow_and_update().clone() })
+                if changed.is_err() { return "shutting down".into() }
+                encode(&ToAgent::Peers { addresses: peers.borrow_and_update().clone(), this: registry.this })
             }
-            _ = review.tick() => {
-                if let Err(reason) = authority.admit(token).await {
-                    info!(name = pod.name, %reason, "link not renewed");
-                    return;
-                }
-                continue;
-            }
+            _ = reminder.tick() => encode(&ToAgent::Peers { addresses: peers.borrow().clone(), this: registry.this }),
             _ = ping.tick() => {
-                if !std::mem::take(&mut heard) { return }
+                if !std::mem::take(&mut heard) { return "silent".into() }
                 Message::Ping(Bytes::new())
             }
         };
-        if sink.send(outgoing).await.is_err() {
-            return;
+        if !matches!(tokio::time::timeout(WRITE_LIMIT, sink.send(outgoing)).await, Ok(Ok(()))) {
+            return "it does not read".into();
         }
     }
 }

@@ -13,6 +13,7 @@ use sandglass::gateway::metrics::Metrics;
 use sandglass::gateway::report::{Report, Reports};
 use sandglass::gateway::{Gateway, listener};
 use sandglass::link::registry::Registry;
+use sandglass::link::server::Refusal;
 use sandglass::link::settings::{AgentSettings, VARIABLE};
 use sandglass::link::{server, tls};
 use std::net::SocketAddr;
@@ -33,8 +34,8 @@ pub const TOKEN: &str = "token-of-the-pod";
 struct OneToken;
 
 impl TokenReviewer for OneToken {
-    async fn review(&self, token: &str) -> Result<String, String> {
-        if token == TOKEN { Ok(POD_UID.into()) } else { Err("not authenticated".into()) }
+    async fn review(&self, token: &str) -> Result<String, Refusal> {
+        if token == TOKEN { Ok(POD_UID.into()) } else { Err(Refusal::Denied("not authenticated".into())) }
     }
 }
 
@@ -62,11 +63,13 @@ pub struct Options {
     pub change: fn(&mut DebugSession),
     /// Addresses the agent must find closed.
     pub must_be_closed: Vec<SocketAddr>,
+    /// The gateway's clock.
+    pub now: fn() -> chrono::DateTime<Utc>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { configuration: "", change: |_| {}, must_be_closed: Vec::new() }
+        Self { configuration: "", change: |_| {}, must_be_closed: Vec::new(), now: Utc::now }
     }
 }
 
@@ -92,9 +95,10 @@ impl Bench {
             directory: Arc::new(Directory::default()),
             registry: Arc::new(Registry::default()),
             reports,
+            budget: Arc::default(),
             metrics: Metrics::default(),
             drain: CancellationToken::new(),
-            now: Utc::now,
+            now: options.now,
         });
         let (certificate_authority, key) = tls::new_authority().expect("CA");
         let acceptor = tls::acceptor(&certificate_authority, key.expose()).expect("acceptor");
@@ -320,4 +324,17 @@ pub async fn dial_link(
         }
         Err(other) => Err(other.to_string()),
     }
+}
+
+/// A server that accepts and never reads: a forward to it stalls.
+pub async fn silent_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            kept.push(stream);
+        }
+    });
+    address
 }

@@ -1,6 +1,7 @@
 //! From the API server's watch to the gateway's directory of sessions.
 
 use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
@@ -29,17 +30,23 @@ pub async fn sessions(client: Client, directory: Arc<Directory>, listed: Gate) {
                 listed.open();
             }
             Ok(watcher::Event::Apply(object)) => {
-                if let Some(object) = readable(object) {
-                    directory.put(object);
+                let metadata = metadata(&object).clone();
+                match readable(object) {
+                    Some(object) => directory.put(object),
+                    // What cannot be read any more must not go on by its old state.
+                    None => directory.remove(&metadata),
                 }
             }
-            Ok(watcher::Event::Delete(object)) => {
-                if let Some(object) = readable(object) {
-                    directory.remove(&object);
-                }
-            }
+            Ok(watcher::Event::Delete(object)) => directory.remove(metadata(&object)),
             Err(failure) => warn!(%failure, "the watch of sessions broke; begun anew"),
         }
+    }
+}
+
+fn metadata(object: &DeserializeGuard<DebugSession>) -> &ObjectMeta {
+    match &object.0 {
+        Ok(object) => &object.metadata,
+        Err(invalid) => &invalid.metadata,
     }
 }
 

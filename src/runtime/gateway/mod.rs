@@ -6,7 +6,7 @@ mod reporter;
 
 use anyhow::Context as _;
 use chrono::Utc;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use crate::gateway::{Gateway, listener};
 use crate::kubernetes::connect;
 use crate::kubernetes::token_review::pod_of_token;
 use crate::link::registry::Registry;
+use crate::link::server::Refusal;
 use crate::link::{server, tls};
 
 /// How long connections may take to end after a signal.
@@ -42,8 +43,8 @@ pub struct Options {
     pub ssh: SocketAddr,
     /// Where agents link.
     pub link: SocketAddr,
-    /// The link port as agents see it, until the replicas' list is known.
-    pub advertise: Option<SocketAddr>,
+    /// Address of this replica as agents see it; the port is the link's.
+    pub advertise: Option<IpAddr>,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub health: SocketAddr,
     /// Namespace of the gateway, where its replicas are looked up.
@@ -54,13 +55,13 @@ pub struct Options {
 struct Reviewer(kube::Client);
 
 impl TokenReviewer for Reviewer {
-    async fn review(&self, token: &str) -> Result<String, String> {
+    async fn review(&self, token: &str) -> Result<String, Refusal> {
         match pod_of_token(&self.0, LINK_AUDIENCE, token).await {
             Ok(Some(pod)) => Ok(pod),
-            Ok(None) => Err("the token is not one of a session's pod, or no longer valid".into()),
+            Ok(None) => Err(Refusal::Denied("the token is not one of a session's pod, or no longer valid".into())),
             Err(failure) => {
                 tracing::warn!(%failure, category = failure.category().as_str(), "a token could not be reviewed");
-                Err("the API server cannot be asked about the token".into())
+                Err(Refusal::Unavailable("the API server cannot be asked about the token".into()))
             }
         }
     }
@@ -87,14 +88,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         limits: Arc::new(Limits::new(configuration.login.clone())),
         configuration,
         directory: Arc::new(Directory::default()),
-        registry: Arc::new(Registry::default()),
+        registry: Arc::new(Registry::new(options.advertise.map(|address| SocketAddr::new(address, options.link.port())))),
         reports,
+        budget: Arc::default(),
         metrics: Metrics::default(),
         drain: CancellationToken::new(),
         now: Utc::now,
     });
     gateway.metrics.register(&mut registry);
-    gateway.registry.peers.send_replace(options.advertise.into_iter().collect());
 
     let listed = health.gate("first list of sessions");
     supervisor.spawn("health", serve(options.health, health, registry, shutdown.clone()));
@@ -111,16 +112,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let admission = Arc::new(Admission::new(Arc::clone(&gateway), Reviewer(client.clone())));
     let links = server::serve(link, acceptor, Arc::clone(&gateway.registry), admission);
     supervisor.spawn("links", until_shutdown(Box::pin(links)));
-    let reporting = reporter::write(client, received);
     let stop = shutdown.clone();
     let connections = Arc::clone(&gateway);
-    // Reports of connections that end while draining are still written.
     supervisor.spawn("reports", async move {
+        // Reports of connections that end while draining are still written.
         let drained = async {
             stop.requested().await;
             connections.connections_ended().await;
         };
-        tokio::select! { () = reporting => (), () = drained => () }
+        reporter::write(client, received, drained).await;
         Ok(())
     });
     supervisor.spawn("ssh", async move {

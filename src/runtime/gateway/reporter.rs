@@ -19,9 +19,21 @@ use crate::kubernetes::{call, call_or_absent};
 const MOST_CONNECTIONS: usize = 10;
 const ATTEMPTS: u32 = 6;
 
-/// Writes reports for ever, one after the other.
-pub async fn write(client: Client, mut reports: mpsc::Receiver<Report>) {
-    while let Some(report) = reports.recv().await {
+/// Writes reports one after the other until `drained`, and then what is left in the queue.
+pub async fn write(client: Client, mut reports: mpsc::Receiver<Report>, drained: impl Future<Output = ()>) {
+    tokio::pin!(drained);
+    let mut draining = false;
+    loop {
+        let report = tokio::select! {
+            report = reports.recv() => report,
+            () = &mut drained, if !draining => {
+                draining = true;
+                // What is in the queue still comes out of it, then the end.
+                reports.close();
+                continue;
+            }
+        };
+        let Some(report) = report else { return };
         if let Err(failure) = write_one(&client, &report).await {
             warn!(session = %report.session, failure, "a report could not be written into status");
         }
