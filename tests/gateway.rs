@@ -333,3 +333,34 @@ async fn rsync_works_over_it() {
     succeeded(&output);
     let _ = finish;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_behind_two_addresses_has_one_steady_link() {
+    // As in a cluster: the Service's address first, and from the replica its own.
+    let bench = Bench::without_agent(&Options::default()).await;
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    bench.gateway.registry.peers.send_replace(vec![proxy.local_addr().expect("address")]);
+    let accepted = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (counted, link) = (std::sync::Arc::clone(&accepted), bench.link);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = proxy.accept().await {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(link).await.expect("connected");
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    let mut bench = bench;
+    bench.start_agent(Vec::new());
+    eventually("the link by the replica's own address", || accepted.load(std::sync::atomic::Ordering::Relaxed) > 0).await;
+    bench.wait_for_link().await;
+    // Long enough for many redials, if there were any: they begin after 100 ms.
+    let until = Instant::now() + Duration::from_secs(2);
+    eventually("two seconds", || Instant::now() >= until).await;
+    assert_eq!(accepted.load(std::sync::atomic::Ordering::Relaxed), 1, "links by the replica's own address");
+    let log = std::fs::read_to_string(bench.path("agent.log")).expect("log");
+    assert!(log.matches("linked").count() <= 3, "{log}");
+    let output = bench.run(&["true"], b"").await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}

@@ -38,19 +38,26 @@ const LAST_BACKOFF: Duration = Duration::from_secs(5);
 /// A link with no word from its gateway for this long is dead: gateways ping every 15 s.
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 
-/// The replicas dialled so far. Shared by the links, any of which may learn of more.
-type Known = Rc<RefCell<HashSet<SocketAddr>>>;
+/// The replicas dialled so far, and how many of those that others told of are linked. Shared by the links, any of which may
+/// learn of more.
+#[derive(Clone)]
+struct Known {
+    addresses: Rc<RefCell<HashSet<SocketAddr>>>,
+    linked: watch::Sender<usize>,
+}
 
 /// Dials `addresses`, and every replica they tell of.
 pub fn start(addresses: &[SocketAddr], agent: Rc<Agent>) {
-    let known = Known::default();
+    let known = Known { addresses: Rc::default(), linked: watch::Sender::new(0) };
     dial_all(addresses, &agent, &known, Keep::Always);
 }
 
 /// Whether a link is dialled again after it broke.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keep {
-    /// Given by the controller: a Service's address, behind which there is always some replica.
+    /// Given by the controller: a Service's address, behind which there is always some replica. It leads to one that is
+    /// linked under its own address as well, and a replica keeps one link of a pod: the newest. So it is dialled only while
+    /// there is no other way.
     Always,
     /// A replica that others told of: given up when it stays away.
     WhileThere,
@@ -61,8 +68,8 @@ const FORGET_AFTER: u32 = 8;
 
 fn dial_all(addresses: &[SocketAddr], agent: &Rc<Agent>, known: &Known, keep: Keep) {
     for address in addresses {
-        if known.borrow_mut().insert(*address) {
-            tokio::task::spawn_local(keep_linked(*address, Rc::clone(agent), Rc::clone(known), keep));
+        if known.addresses.borrow_mut().insert(*address) {
+            tokio::task::spawn_local(keep_linked(*address, Rc::clone(agent), known.clone(), keep));
         }
     }
 }
@@ -70,14 +77,22 @@ fn dial_all(addresses: &[SocketAddr], agent: &Rc<Agent>, known: &Known, keep: Ke
 async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: Keep) {
     let mut backoff = FIRST_BACKOFF;
     let mut failures = 0;
+    let mut linked = known.linked.subscribe();
     loop {
+        if keep == Keep::Always {
+            // The sender lives as long as this task does.
+            let _ = linked.wait_for(|linked| *linked == 0).await;
+        }
         let token = std::fs::read_to_string(&agent.token_path).unwrap_or_default();
         match agent.dialer.dial(address, CONTROL_PATH, &token).await {
             Ok(socket) => {
                 info!(%address, "linked");
                 backoff = FIRST_BACKOFF;
                 failures = 0;
+                let counted = usize::from(keep == Keep::WhileThere);
+                known.linked.send_modify(|linked| *linked += counted);
                 converse(socket, address, &agent, &known).await;
+                known.linked.send_modify(|linked| *linked -= counted);
                 info!(%address, "link ended");
             }
             Err(failure) => {
@@ -86,7 +101,7 @@ async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: 
             }
         }
         if keep == Keep::WhileThere && failures >= FORGET_AFTER {
-            known.borrow_mut().remove(&address);
+            known.addresses.borrow_mut().remove(&address);
             return;
         }
         tokio::time::sleep(backoff).await;

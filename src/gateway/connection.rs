@@ -20,6 +20,9 @@ use tracing::info;
 const TICK: Duration = Duration::from_secs(1);
 /// How long channels have to say their last line.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long a client whose channels are closed has to leave by itself. OpenSSH drops what it has not shown yet, and the exit
+/// status, when a disconnect message arrives along with them.
+const PARTING: Duration = Duration::from_millis(700);
 /// When users are told that the end is near.
 const WARNINGS: [i64; 2] = [300, 60];
 
@@ -214,13 +217,22 @@ pub async fn watch_over(connection: Arc<Connection>, handle: russh::server::Hand
     gateway.reports.send(Report { session: login.session, event: Event::Disconnected { id: connection.id.clone(), at: (gateway.now)() } });
 }
 
-/// Last words on every channel, then a disconnect message, then the socket itself.
-async fn end(connection: &Connection, handle: &russh::server::Handle, cut: &socket::Cut, reason: &str, closed: impl Future<Output = ()>) {
+/// Last words on every channel, then time to leave, a disconnect message, and the end of the socket itself.
+async fn end(
+    connection: &Connection,
+    handle: &russh::server::Handle,
+    cut: &socket::Cut,
+    reason: &str,
+    mut closed: impl Future<Output = ()> + Unpin,
+) {
     connection.cut.send_replace(Some(reason.into()));
     let mut tick = tokio::time::interval(Duration::from_millis(20));
     let quiet = async {
         while !connection.channels().is_empty() {
             tick.tick().await;
+        }
+        if tokio::time::timeout(PARTING, &mut closed).await.is_ok() {
+            return;
         }
         let _ = handle.disconnect(Disconnect::ByApplication, format!("sandglass: {reason}"), String::new()).await;
         closed.await;
