@@ -364,3 +364,10 @@ async fn a_replica_behind_two_addresses_has_one_steady_link() {
     let output = bench.run(&["true"], b"").await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_stopped_did_not_succeed() {
+    // Of a pod whose containers all exit with 0 the kubelet reports Succeeded, and not that it evicted it.
+    let mut bench = Bench::start(Options::default()).await;
+    assert_eq!(bench.stop_agent(), Some(143));
+}

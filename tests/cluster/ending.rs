@@ -31,7 +31,7 @@ async fn the_end_comes_while_somebody_is_logged_in() {
     let late = seconds_between(&expires_at, ended.1);
     assert!((0.0..=5.0).contains(&late), "cut {late} s after the end");
     assert_eq!(ended.0.code(), Some(124), "{}", login.seen());
-    assert!(login.seen().contains("this session ends in"), "no warning: {}", login.seen());
+    assert!(login.seen().contains("this session ends at"), "not told how long it lasts: {}", login.seen());
     assert_eq!(login.last_line(), "sandglass: the session has expired (Expired)", "{}", login.seen());
     let silent = silent.expect("ssh");
     assert_eq!(silent.status.code(), Some(124), "without a terminal it is the same");
@@ -79,7 +79,7 @@ async fn end_cuts_once_and_for_all() {
     let (code, at) = login.ended(15).await;
     assert!(at - ended_at <= TimeDelta::seconds(5), "cut after {}", at - ended_at);
     assert_eq!(code.code(), Some(124), "{}", login.seen());
-    assert_eq!(login.last_line(), "sandglass: the session has ended: EndRequested (EndRequested)", "{}", login.seen());
+    assert_eq!(login.last_line(), "sandglass: the session has ended: EndRequested (Ended)", "{}", login.seen());
     lab.until_no_pod(&session, 15).await;
     assert_tombstone(&lab.until_ended("s", 10).await, "EndRequested");
     refused(lab.change("s", json!({ "end": false })).await, "spec.end may only go from false to true: an ended session cannot be opened again");

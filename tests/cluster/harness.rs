@@ -19,6 +19,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -338,6 +339,12 @@ impl Login {
     /// The last line it was shown.
     pub fn last_line(&self) -> String {
         self.seen().lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default().to_owned()
+    }
+
+    /// Types.
+    pub async fn type_in(&mut self, text: &str) {
+        let stdin = self.child.stdin.as_mut().expect("an input");
+        stdin.write_all(text.as_bytes()).await.expect("typed");
     }
 
     /// Waits until it ended, and tells how and when.

@@ -24,9 +24,9 @@ impl Process {
         assert!(status.success(), "{name} to {} ({})", self.id, self.command);
     }
 
-    /// Makes it the first that the kernel kills when memory is short.
-    pub fn offer_to_the_oom_killer(&self) {
-        std::fs::write(format!("/proc/{}/oom_score_adj", self.id), "1000").expect("written");
+    /// How soon the kernel kills it when memory is short: 0, the last, to 1000, the first.
+    pub fn offer_to_the_oom_killer(&self, rank: u16) {
+        std::fs::write(format!("/proc/{}/oom_score_adj", self.id), rank.to_string()).expect("written");
     }
 }
 
