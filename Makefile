@@ -31,7 +31,7 @@ uninstall: ## remove Sandglass from the test cluster
 	@e2e/uninstall
 
 bench: ## measure against OpenSSH's own server; writes target/bench.json
-	@e2e/bench
+	@e2e/bench/run
 
 lint: ## cargo fmt, clippy
 	@cargo fmt --check

@@ -43,7 +43,7 @@ async fn a_terminal_is_a_terminal() {
     assert_eq!(output.status.code(), Some(4), "{shown}");
     assert!(shown.contains("/dev/pts/"), "{shown}");
     assert!(shown.contains("this session ends at"), "{shown}");
-    let raw = bench.run(&["-tt", "cat; echo done"], b"x\x04").await;
+    let raw = bench.run(&["-tt", "cat; echo done"], b"x\x04\x04").await;
     assert!(text(&raw.stdout).contains("done"), "end of file by its character: {}", text(&raw.stdout));
 }
 
@@ -98,7 +98,7 @@ async fn what_the_object_does_not_allow_is_refused() {
         .script(
             r#"
             ! echo ls | sftp -b - s 2> $D/sftp
-            ! ssh -W 127.0.0.1:1 s < /dev/null 2> $D/forward
+            ! ssh -o LogLevel=INFO -W 127.0.0.1:1 s < /dev/null 2> $D/forward
             grep -q 'LocalForward' $D/forward || { cat $D/forward; exit 1; }
             ! ssh -o ExitOnForwardFailure=yes -R 0:127.0.0.1:1 s true 2> $D/remote
             eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT
@@ -145,26 +145,37 @@ async fn silent_server() -> std::net::SocketAddr {
     address
 }
 
+/// A server that answers with what it gets.
+async fn echo_server() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = stream.split();
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+        }
+    });
+    address
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn forwards_carry_bytes_and_a_stalled_one_harms_nobody() {
     let bench = Bench::start(Options::default()).await;
-    let silent = silent_server().await;
+    let (silent, echo) = (silent_server().await, echo_server().await);
     let output = bench
         .script(&format!(
             r#"
             head -c 20M /dev/urandom > $D/data
             ssh -M -S $D/master -f -N s
-            trap 'ssh -S $D/master -O exit s 2> /dev/null' EXIT
-            # Through the pod to a server there, which answers with what it got.
-            socat TCP-LISTEN:0,bind=127.0.0.1,fork EXEC:cat 2> $D/socat.log & SOCAT=$!
-            trap 'kill $SOCAT $STALLED 2> /dev/null; ssh -S $D/master -O exit s 2> /dev/null' EXIT
-            STALLED=0
-            for i in $(seq 200); do PORT=$(ss -Hltnp | sed -n "s/.*127.0.0.1:\([0-9]*\) .*pid=$SOCAT,.*/\1/p"); [ -n "$PORT" ] && break; read -t 0.05 < <(tail -f /dev/null) || true; done
-            [ "$(ssh -S $D/master -W 127.0.0.1:$PORT s < $D/data | sha256sum)" = "$(sha256sum < $D/data)" ] || {{ echo forward; exit 1; }}
-            ! ssh -S $D/master -W 127.0.0.1:1 s < /dev/null 2> $D/refused; grep -q 'failed to connect' $D/refused || {{ cat $D/refused; exit 1; }}
+            STALLED=
+            trap 'kill $STALLED 2> /dev/null || true; ssh -S $D/master -O exit s 2> /dev/null || true' EXIT
+            [ "$(ssh -S $D/master -W {echo} s < $D/data | sha256sum)" = "$(sha256sum < $D/data)" ] || {{ echo forward; exit 1; }}
+            ! ssh -o LogLevel=INFO -W 127.0.0.1:1 s < /dev/null 2> $D/refused; grep -q 'failed to connect' $D/refused || {{ cat $D/refused; exit 1; }}
             # 200 MB into a server that never reads, beside ten commands on the same connection.
             (head -c 200M /dev/zero | ssh -S $D/master -W {silent} s > /dev/null 2>&1) & STALLED=$!
-            for i in $(seq 10); do timeout 10 ssh -S $D/master s true || {{ echo stalled $i; exit 1; }}; done
+            for i in $(seq 10); do timeout 10 ssh -F $D/ssh_config -S $D/master s true || {{ echo stalled $i; exit 1; }}; done
             "#
         ))
         .await;
@@ -229,9 +240,9 @@ async fn everything_of_a_channel_dies_with_it() {
         .expect("started");
     let running = |what: &str| {
         let pattern = format!("sleep\0{what}\0");
-        std::fs::read_dir("/proc").expect("proc").any(|entry| {
-            std::fs::read(entry.expect("entry").path().join("cmdline")).is_ok_and(|line| line == pattern.as_bytes())
-        })
+        std::fs::read_dir("/proc")
+            .expect("proc")
+            .any(|entry| std::fs::read(entry.expect("entry").path().join("cmdline")).is_ok_and(|line| line == pattern.as_bytes()))
     };
     eventually("both to run", || running("1001") && running("1002")).await;
     child.kill().expect("killed");
@@ -246,7 +257,10 @@ async fn sizes_and_signals_arrive() {
     let session = support::raw_client(&bench).await;
     let mut channel = session.channel_open_session().await.expect("channel");
     channel.request_pty(true, "xterm", 80, 24, 0, 0, &[]).await.expect("pty");
-    channel.exec(true, "trap 'stty size; exit 9' WINCH; trap 'echo termed; exit 8' TERM; stty size; echo ready; while :; do sleep 0.05; done").await.expect("exec");
+    channel
+        .exec(true, "trap 'stty size; exit 9' WINCH; trap 'echo termed; exit 8' TERM; stty size; echo ready; while :; do sleep 0.05; done")
+        .await
+        .expect("exec");
     let mut shown = String::new();
     let mut status = None;
     let mut resized = false;
@@ -288,14 +302,14 @@ async fn a_gigabyte_passes_beside_shells_and_a_stalled_forward() {
             # Seeded, so that a failure can be repeated.
             head -c 1G < <(openssl enc -aes-128-ctr -nosalt -pbkdf2 -pass pass:sandglass < /dev/zero 2> /dev/null) > $D/data
             ssh -M -S $D/master -f -N s
-            STALLED=0; SHELLS=
-            trap 'kill $STALLED $SHELLS 2> /dev/null; ssh -S $D/master -O exit s 2> /dev/null' EXIT
+            STALLED=; SHELLS=
+            trap 'kill $STALLED $SHELLS 2> /dev/null || true; ssh -S $D/master -O exit s 2> /dev/null || true' EXIT
             (head -c 200M /dev/zero | ssh -S $D/master -W {silent} s > /dev/null 2>&1) & STALLED=$!
             for i in 1 2 3 4; do (mkfifo $D/in$i; exec 3<> $D/in$i; ssh -S $D/master -tt s < $D/in$i > $D/shell$i 2>&1) & SHELLS="$SHELLS $!"; done
             want=$(sha256sum < $D/data)
             [ "$(ssh -S $D/master s cat < $D/data | sha256sum)" = "$want" ] || {{ echo hash; exit 1; }}
             for i in 1 2 3 4; do echo 'echo alive$((1+1))' > $D/in$i; done
-            for i in 1 2 3 4; do for n in $(seq 200); do grep -q alive2 $D/shell$i && break; read -t 0.05 < <(tail -f /dev/null) || true; done; grep -q alive2 $D/shell$i || {{ echo shell $i; exit 1; }}; done
+            for i in 1 2 3 4; do timeout 10 bash -c "until grep -q alive2 $D/shell$i; do sleep 0.05; done" || {{ echo shell $i; exit 1; }}; done
             "#
         ))
         .await;

@@ -22,33 +22,36 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Smallest free space worth a read: below it the frame is sent and a new one begun.
 const READ_SIZE: usize = 32 * 1024;
 
-/// Serves `start` on `socket` until either side is done. Dropping the future kills what was started.
+/// Serves `start` on the socket that `dial` gives, until either side is done. Dropping the future kills what was started.
 ///
 /// # Errors
-/// A text for the user when it could not be started.
-pub async fn serve(socket: Socket, start: Start, agent: &Agent) -> Result<(), String> {
+/// A text for the user when it could not be started; the socket was not opened then.
+pub async fn serve(dial: impl Future<Output = Result<Socket, String>>, start: Start, agent: &Agent) -> Result<(), String> {
     match start {
-        Start::Process(process) => serve_process(socket, &process, agent).await,
+        Start::Process(process) => serve_process(dial.await?, &process, agent).await,
         Start::Connect { host, port } => {
-            let target = format!("{host}:{port}");
-            match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect((host.as_str(), port))).await {
-                Ok(Ok(stream)) => {
-                    let _ = stream.set_nodelay(true);
-                    let (reader, writer) = stream.into_split();
-                    bridge(socket, reader, writer).await;
-                    Ok(())
-                }
-                Ok(Err(failure)) => Err(format!("failed to connect to {target} from the pod: {failure}")),
-                Err(_) => Err(format!("failed to connect to {target} from the pod: no answer within {} s", CONNECT_LIMIT.as_secs())),
-            }
+            // First the target: the user's client is told whether it could be reached.
+            let (reader, writer) = connect(&host, port).await?.into_split();
+            bridge(dial.await?, reader, writer).await;
         }
         Start::AgentConnection { connection } => {
-            if let Some(stream) = agent.forwards.take(connection) {
-                let (reader, writer) = stream.into_split();
-                bridge(socket, reader, writer).await;
-            }
-            Ok(())
+            let stream = agent.forwards.take(connection).ok_or("that connection is gone")?;
+            let (reader, writer) = stream.into_split();
+            bridge(dial.await?, reader, writer).await;
         }
+    }
+    Ok(())
+}
+
+async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+    let failed = |reason: String| format!("failed to connect to {host}:{port} from the pod: {reason}");
+    match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect((host, port))).await {
+        Ok(Ok(stream)) => {
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
+        }
+        Ok(Err(failure)) => Err(failed(failure.to_string())),
+        Err(_) => Err(failed(format!("no answer within {} s", CONNECT_LIMIT.as_secs()))),
     }
 }
 
@@ -76,12 +79,31 @@ async fn bridge(socket: Socket, reader: impl AsyncRead + Unpin, mut writer: impl
     }
 }
 
-async fn serve_process(socket: Socket, process: &Process, agent: &Agent) -> Result<(), String> {
-    let listener = process.agent_forward.then(|| forward::Listener::new(&agent.forwards, agent.environment.run_folder())).transpose();
-    let listener = listener.map_err(|failure| format!("failed to make the ssh-agent socket: {failure}"))?;
+async fn serve_process(socket: Socket, process: &Process, agent: &Agent) {
+    match start_process(process, agent).await {
+        Ok((running, listener)) => carry(socket, running, listener).await,
+        Err(failure) => {
+            let (sink, _) = socket.split();
+            finish(&tokio::sync::Mutex::new(sink), &Exit::Failed(format!("failed to start a process in the pod: {failure}"))).await;
+        }
+    }
+}
+
+async fn start_process(process: &Process, agent: &Agent) -> std::io::Result<(Running, Option<forward::Listener>)> {
+    let listener = process.agent_forward.then(|| forward::Listener::new(&agent.forwards, agent.environment.run_folder())).transpose()?;
     let socket_path = listener.as_ref().map(forward::Listener::path);
-    let running = launch(process, &agent.environment, socket_path.as_deref())
-        .map_err(|failure| format!("failed to start a process in the pod: {failure}"))?;
+    Ok((launch(&agent.launcher, process, &agent.environment, socket_path.as_deref()).await?, listener))
+}
+
+/// Tells how the process ended and closes the channel.
+async fn finish(sink: &tokio::sync::Mutex<Sink>, exit: &Exit) {
+    let mut sink = sink.lock().await;
+    let status = serde_json::to_vec(exit).unwrap_or_default();
+    let _ = sink.send(binary(frame::encode(frame::STATUS, &status))).await;
+    let _ = sink.close().await;
+}
+
+async fn carry(socket: Socket, running: Running, listener: Option<forward::Listener>) {
     let Running { control, streams } = running;
     let (sink, incoming) = socket.split();
     let sink = tokio::sync::Mutex::new(sink);
@@ -94,10 +116,7 @@ async fn serve_process(socket: Socket, process: &Process, agent: &Agent) -> Resu
     };
     let finished = async {
         let exit = output(&streams, &mut from_supervisor, &sink).await;
-        let mut sink = sink.lock().await;
-        let status = serde_json::to_vec(&exit).unwrap_or_default();
-        let _ = sink.send(binary(frame::encode(frame::STATUS, &status))).await;
-        let _ = sink.close().await;
+        finish(&sink, &exit).await;
     };
     // Whichever comes first drops the rest, and with it the supervisor's socket: everything of the channel dies.
     tokio::select! {
@@ -105,7 +124,6 @@ async fn serve_process(socket: Socket, process: &Process, agent: &Agent) -> Resu
         () = input(&streams, incoming, to_supervisor) => {}
         () = connections => {}
     }
-    Ok(())
 }
 
 /// Sends output until the program has ended and its output is drained; gives how it ended.
@@ -124,14 +142,15 @@ async fn output(streams: &Streams, from_supervisor: &mut tokio::net::unix::Owned
     match streams {
         Streams::Terminal(master) => {
             let copy = pump_shared(TerminalReader(master), frame::STDOUT, sink);
-            tokio::pin!(copy);
-            let exit = tokio::select! {
-                exit = ended => exit,
-                _ = &mut copy => std::future::pending().await,
-            };
-            // The program is gone; what it wrote is in the terminal's buffer. Others may hold the terminal open for ever.
-            let _ = tokio::time::timeout(Duration::from_millis(50), copy).await;
-            exit
+            tokio::pin!(copy, ended);
+            tokio::select! {
+                exit = &mut ended => {
+                    // What the program wrote is in the terminal's buffer. Others may hold the terminal open for ever.
+                    let _ = tokio::time::timeout(Duration::from_millis(50), copy).await;
+                    exit
+                }
+                _ = &mut copy => ended.await,
+            }
         }
         Streams::Pipes { stdout, stderr, .. } => {
             let copies = async {

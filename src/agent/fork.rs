@@ -1,6 +1,6 @@
-//! The one place with `unsafe`: `fork`.
+//! The one place with `unsafe`: `fork`, and descriptors by their numbers.
 //!
-//! Why not spawn: a channel's supervisor must be a process between the agent and the user's, and forking the running agent
+//! Why not spawn: a channel's supervisor must be a process between the agent and the user's, and a fork of a small process
 //! costs a few dirty pages where starting a program afresh costs its relocations and a heap.
 #![allow(unsafe_code)]
 
@@ -13,8 +13,8 @@ use nix::unistd::{ForkResult, Pid, fork};
 pub fn in_child(body: impl FnOnce() -> i32) -> nix::Result<Pid> {
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-    // SAFETY: the agent has one thread of its own; the only others are tokio's resolver threads, and glibc makes its
-    // allocator usable after fork. The child touches neither the runtime nor its descriptors, and never returns.
+    // SAFETY: only processes with one thread fork: the agent before its runtime starts, the launcher and the supervisors. The
+    // child never returns.
     let forked = unsafe { fork() };
     match forked {
         Ok(ForkResult::Child) => std::process::exit(body()),
@@ -44,6 +44,13 @@ pub fn keep_only(keep: &[std::os::fd::RawFd]) -> nix::Result<()> {
     let first = u32::try_from(keep.len()).unwrap_or(3);
     // SAFETY: closes descriptors that nothing in this child uses.
     nix::errno::Errno::result(unsafe { nix::libc::close_range(first, u32::MAX, 0) }).map(drop)
+}
+
+/// Takes ownership of a descriptor that was received or left open for this process.
+pub fn own(descriptor: std::os::fd::RawFd) -> std::os::fd::OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: the callers are given the number by the kernel or by `keep_only`, and nobody else uses it.
+    unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor) }
 }
 
 /// Puts `/dev/null` in the place of a descriptor whose owner lives on: its file is closed for everybody else to see.

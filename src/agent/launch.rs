@@ -1,43 +1,21 @@
 //! From what the gateway asks for to a running process with streams the agent can read and write.
 
 use super::environment::Environment;
-use super::{supervisor, terminal};
+use super::launcher::Launcher;
+use super::plan::{Candidate, Plan};
+use super::terminal;
 use crate::link::message::{Process, Program, Size};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
-/// Everything a supervisor needs, made before the fork.
-pub struct Plan {
-    /// What to try, in order; the first that can be executed runs.
-    pub programs: Vec<Candidate>,
-    /// Environment, complete.
-    pub environment: Vec<(OsString, OsString)>,
-    /// Working directory; `/` where it does not exist.
-    pub directory: PathBuf,
-    /// Whether standard input is a terminal that becomes the controlling one.
-    pub terminal: bool,
-    /// What to tell the user when nothing could be executed.
-    pub without_program: String,
-}
-
-/// A program to try.
-pub struct Candidate {
-    /// Path of the file.
-    pub path: PathBuf,
-    /// Its `argv[0]`.
-    pub name: OsString,
-    /// The other arguments.
-    pub arguments: Vec<OsString>,
-}
-
 /// A running process and its streams.
 pub struct Running {
-    /// Talks to the supervisor: see [`supervisor::start`]. Dropping it kills everything.
+    /// Talks to the supervisor (see that module). Dropping it kills everything.
     pub control: UnixStream,
     /// The streams.
     pub streams: Streams,
@@ -65,21 +43,21 @@ const PIPE_SIZE: i32 = 256 * 1024;
 ///
 /// # Errors
 /// When the kernel refuses a terminal, a pipe or a process.
-pub fn launch(process: &Process, environment: &Environment, agent_socket: Option<&str>) -> io::Result<Running> {
+pub async fn launch(launcher: &Launcher, process: &Process, environment: &Environment, agent_socket: Option<&str>) -> io::Result<Running> {
     let plan = plan(process, environment, agent_socket);
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let streams = match &process.terminal {
         Some(wanted) => {
             let (master, slave) = terminal::open(wanted)?;
-            supervisor::start(&plan, [&slave, &slave, &slave], &theirs)?;
+            launcher.fork_supervisor([&slave, &slave, &slave], &theirs)?;
             Streams::Terminal(watched(master)?)
         }
         None => {
             let (input, stdin) = pipe_pair()?;
             let (stdout, output) = pipe_pair()?;
             let (stderr, errors) = pipe_pair()?;
-            supervisor::start(&plan, [&input, &output, &errors], &theirs)?;
+            launcher.fork_supervisor([&input, &output, &errors], &theirs)?;
             Streams::Pipes {
                 stdin: pipe::Sender::from_owned_fd(stdin)?,
                 stdout: pipe::Receiver::from_owned_fd(stdout)?,
@@ -87,7 +65,9 @@ pub fn launch(process: &Process, environment: &Environment, agent_socket: Option
             }
         }
     };
-    Ok(Running { control: UnixStream::from_std(ours)?, streams })
+    let mut control = UnixStream::from_std(ours)?;
+    control.write_all(&plan.encode()).await?;
+    Ok(Running { control, streams })
 }
 
 /// The safe constructor is deprecated since other types than an owned descriptor may lie about what they own.

@@ -2,6 +2,7 @@
 
 use super::dial::{Dialer, Socket};
 use super::environment::Environment;
+use super::launcher::Launcher;
 use super::probe::Verdict;
 use super::{channel, forward};
 use crate::link::message::{Start, ToAgent, ToGateway};
@@ -21,6 +22,8 @@ use tracing::{debug, info, warn};
 pub struct Agent {
     /// Dials gateways.
     pub dialer: Dialer,
+    /// Forks supervisors.
+    pub launcher: Launcher,
     /// Where the kubelet keeps the current token.
     pub token_path: PathBuf,
     /// Surroundings of the session's processes.
@@ -38,26 +41,24 @@ const LAST_BACKOFF: Duration = Duration::from_secs(5);
 /// A link with no word from its gateway for this long is dead: gateways ping every 15 s.
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 
-/// The replicas dialled so far, and how many of those that others told of are linked. Shared by the links, any of which may
-/// learn of more.
-#[derive(Clone)]
+/// The replicas dialled so far. Shared by the links, any of which may learn of more.
 struct Known {
-    addresses: Rc<RefCell<HashSet<SocketAddr>>>,
-    linked: watch::Sender<usize>,
+    addresses: RefCell<HashSet<SocketAddr>>,
+    /// Links to replicas that others told of.
+    to_replicas: watch::Sender<usize>,
 }
 
 /// Dials `addresses`, and every replica they tell of.
 pub fn start(addresses: &[SocketAddr], agent: Rc<Agent>) {
-    let known = Known { addresses: Rc::default(), linked: watch::Sender::new(0) };
+    let known = Rc::new(Known { addresses: RefCell::default(), to_replicas: watch::Sender::new(0) });
     dial_all(addresses, &agent, &known, Keep::Always);
 }
 
 /// Whether a link is dialled again after it broke.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keep {
-    /// Given by the controller: a Service's address, behind which there is always some replica. It leads to one that is
-    /// linked under its own address as well, and a replica keeps one link of a pod: the newest. So it is dialled only while
-    /// there is no other way.
+    /// Given by the controller: a Service's address, behind which there is some replica. Only needed while none is known by its
+    /// own address: a second link to one replica would take the place of the first.
     Always,
     /// A replica that others told of: given up when it stays away.
     WhileThere,
@@ -66,22 +67,20 @@ enum Keep {
 /// A replica that could not be reached so many times in a row is forgotten until others tell of it again.
 const FORGET_AFTER: u32 = 8;
 
-fn dial_all(addresses: &[SocketAddr], agent: &Rc<Agent>, known: &Known, keep: Keep) {
+fn dial_all(addresses: &[SocketAddr], agent: &Rc<Agent>, known: &Rc<Known>, keep: Keep) {
     for address in addresses {
         if known.addresses.borrow_mut().insert(*address) {
-            tokio::task::spawn_local(keep_linked(*address, Rc::clone(agent), known.clone(), keep));
+            tokio::task::spawn_local(keep_linked(*address, Rc::clone(agent), Rc::clone(known), keep));
         }
     }
 }
 
-async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: Keep) {
+async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Rc<Known>, keep: Keep) {
     let mut backoff = FIRST_BACKOFF;
     let mut failures = 0;
-    let mut linked = known.linked.subscribe();
     loop {
         if keep == Keep::Always {
-            // The sender lives as long as this task does.
-            let _ = linked.wait_for(|linked| *linked == 0).await;
+            let _ = known.to_replicas.subscribe().wait_for(|links| *links == 0).await;
         }
         let token = std::fs::read_to_string(&agent.token_path).unwrap_or_default();
         match agent.dialer.dial(address, CONTROL_PATH, &token).await {
@@ -90,9 +89,9 @@ async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: 
                 backoff = FIRST_BACKOFF;
                 failures = 0;
                 let counted = usize::from(keep == Keep::WhileThere);
-                known.linked.send_modify(|linked| *linked += counted);
+                known.to_replicas.send_modify(|links| *links += counted);
                 converse(socket, address, &agent, &known).await;
-                known.linked.send_modify(|linked| *linked -= counted);
+                known.to_replicas.send_modify(|links| *links -= counted);
                 info!(%address, "link ended");
             }
             Err(failure) => {
@@ -109,7 +108,7 @@ async fn keep_linked(address: SocketAddr, agent: Rc<Agent>, known: Known, keep: 
     }
 }
 
-async fn converse(socket: Socket, address: SocketAddr, agent: &Rc<Agent>, known: &Known) {
+async fn converse(socket: Socket, address: SocketAddr, agent: &Rc<Agent>, known: &Rc<Known>) {
     let (mut sink, mut stream) = socket.split();
     let (outgoing, mut queue) = mpsc::channel::<ToGateway>(64);
     let mut verdict = agent.verdict.clone();
@@ -155,10 +154,8 @@ fn open(address: SocketAddr, ticket: String, start: Start, agent: &Rc<Agent>, ou
     agent.cancels.borrow_mut().insert(ticket.clone(), cancel);
     let (agent, outgoing) = (Rc::clone(agent), outgoing.clone());
     tokio::task::spawn_local(async move {
-        let serve = async {
-            let socket = agent.dialer.dial(address, CHANNEL_PATH, &ticket).await.map_err(|failure| failure.to_string())?;
-            channel::serve(socket, start, &agent).await
-        };
+        let dial = async { agent.dialer.dial(address, CHANNEL_PATH, &ticket).await.map_err(|failure| failure.to_string()) };
+        let serve = channel::serve(dial, start, &agent);
         let outcome = tokio::select! {
             outcome = serve => outcome,
             _ = cancelled => Ok(()),

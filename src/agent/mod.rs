@@ -1,7 +1,8 @@
 //! What runs as PID 1 in a session pod: dials the gateways, starts what they ask for, and ends everything at the
 //! deadline. It knows nothing of Kubernetes or SSH, listens on nothing, and trusts only what the link CA vouches for.
 //!
-//! One thread: [`fork`] relies on it.
+//! Processes: the agent; the [`launcher`], forked first; for each channel a [`supervisor`], forked by that, and below it
+//! whatever the user runs.
 
 mod channel;
 mod deadline;
@@ -12,8 +13,10 @@ mod fork;
 mod forward;
 mod install;
 mod launch;
+mod launcher;
 mod link;
 mod log;
+mod plan;
 mod probe;
 mod reaper;
 mod sftp;
@@ -62,18 +65,19 @@ pub enum AgentError {
 /// # Errors
 /// See [`AgentError`].
 pub fn serve() -> Result<i32, AgentError> {
-    let text = std::env::var(VARIABLE).map_err(|_| AgentError::NoSettings)?;
-    let settings: AgentSettings = serde_json::from_str(&text).map_err(AgentError::BadSettings)?;
-    // Not readable by the shell's user: no ptrace, no /proc/1/environ, no core dump.
+    // Not readable by the shell's user: no ptrace, no /proc/1/environ, no core dump. Forked children inherit it.
     if let Err(failure) = nix::sys::prctl::set_dumpable(false) {
         error!(%failure, "failed to become non-dumpable");
     }
+    let text = std::env::var(VARIABLE).map_err(|_| AgentError::NoSettings)?;
+    let launcher = launcher::Launcher::start().map_err(AgentError::Start)?;
+    let settings: AgentSettings = serde_json::from_str(&text).map_err(AgentError::BadSettings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AgentError::Start)?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, run(settings))
+    local.block_on(&runtime, run(settings, launcher))
 }
 
-async fn run(settings: AgentSettings) -> Result<i32, AgentError> {
+async fn run(settings: AgentSettings, launcher: launcher::Launcher) -> Result<i32, AgentError> {
     let dialer = dial::Dialer::new(&settings.certificate_authority)?;
     files::prepare(&settings)?;
     reaper::start().map_err(AgentError::Start)?;
@@ -83,6 +87,7 @@ async fn run(settings: AgentSettings) -> Result<i32, AgentError> {
     let verdict_for_links = verdict.clone();
     let agent = Rc::new(link::Agent {
         dialer,
+        launcher,
         token_path: settings.token_path.clone().into(),
         environment,
         verdict: verdict_for_links,

@@ -38,7 +38,7 @@ pub fn start(must_be_closed: Vec<SocketAddr>) -> watch::Receiver<Verdict> {
     let (sender, verdict) = watch::channel(Verdict::Unknown);
     tokio::task::spawn_local(async move {
         loop {
-            let now = settle(&must_be_closed).await;
+            let now = settle(&must_be_closed, LIMIT).await;
             match now {
                 Verdict::Open(address) => error!(%address, "an address that must be closed is open"),
                 _ if *sender.borrow() == Verdict::Unknown => info!("isolated"),
@@ -63,13 +63,14 @@ pub async fn refused(mut verdict: watch::Receiver<Verdict>) {
     }
 }
 
-async fn settle(must_be_closed: &[SocketAddr]) -> Verdict {
+/// Tries until everything is closed, or something is still open after `limit`.
+async fn settle(must_be_closed: &[SocketAddr], limit: Duration) -> Verdict {
     let began = Instant::now();
     let mut closed = 0;
     loop {
         match first_open(must_be_closed).await {
             None => closed += 1,
-            Some(address) if began.elapsed() >= LIMIT => return Verdict::Open(address),
+            Some(address) if began.elapsed() >= limit => return Verdict::Open(address),
             Some(_) => closed = 0,
         }
         if closed >= CLOSED_ROUNDS {
@@ -98,14 +99,14 @@ mod tests {
         let open = listener.local_addr().expect("address");
         assert_eq!(first_open(&[open]).await, Some(open));
         drop(listener);
-        assert_eq!(settle(&[open]).await, Verdict::Isolated);
-        assert_eq!(settle(&[]).await, Verdict::Isolated);
+        assert_eq!(settle(&[open], LIMIT).await, Verdict::Isolated);
+        assert_eq!(settle(&[], LIMIT).await, Verdict::Isolated);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_address_that_stays_open_is_found_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let open = listener.local_addr().expect("address");
-        assert_eq!(settle(&[open]).await, Verdict::Open(open));
+        assert_eq!(settle(&[open], Duration::from_millis(100)).await, Verdict::Open(open));
     }
 }

@@ -1,8 +1,11 @@
-//! A process of its own for each channel, forked from the agent: starts the user's program, adopts whatever that leaves
-//! behind, and kills all of it when the channel ends. Plain blocking code: nothing of the agent's runtime may be touched here.
+//! A process of its own for each channel, forked by the launcher: starts the user's program, adopts whatever that leaves
+//! behind, and kills all of it when the channel ends. Plain blocking code in a small process.
+//!
+//! Its control socket speaks thus. In: the [`Plan`], then one byte for each signal to the program's group; end of file means
+//! kill everything and end. Out: [`EXITED`] with the signal (0: none) and the code, or [`FAILED`] with a text.
 
 use super::fork;
-use super::launch::Plan;
+use super::plan::Plan;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
@@ -10,14 +13,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, setsid};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, IntoRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 /// Time between SIGHUP and SIGKILL at the end of a channel.
 const HANGUP_GRACE: Duration = Duration::from_millis(200);
-/// Number of the control socket's descriptor in the supervisor.
+/// Number of the control socket's descriptor in the supervisor, after the program's three streams.
 const CONTROL: RawFd = 3;
 
 /// First byte of a message from the supervisor.
@@ -25,31 +28,22 @@ pub const EXITED: u8 = b'x';
 /// See [`EXITED`].
 pub const FAILED: u8 = b'f';
 
-/// Forks a supervisor for `plan`, with `stdio` as the program's streams; returns its id.
-///
-/// The other end of `control` speaks: one byte in = a signal for the program's group, end of file = kill everything and end;
-/// out comes [`EXITED`] with the signal (0: none) and the code, or [`FAILED`] with a text.
-pub fn start(plan: &Plan, stdio: [&OwnedFd; 3], control: &UnixStream) -> nix::Result<Pid> {
-    let [stdin, stdout, stderr] = stdio.map(AsRawFd::as_raw_fd);
-    let control = control.as_raw_fd();
-    fork::in_child(|| match fork::keep_only(&[stdin, stdout, stderr, control]) {
-        Ok(()) => supervise(plan),
-        Err(_) => 1,
-    })
-}
-
-fn supervise(plan: &Plan) -> i32 {
-    let mut control = control_socket();
-    // The parent may be gone already: then its end of the socket is closed, and the first poll sees it.
+/// Runs in the forked child, with the program's streams and the control socket as its only descriptors.
+pub fn supervise() -> i32 {
+    let mut control = UnixStream::from(fork::own(CONTROL));
     let _ = nix::sys::prctl::set_child_subreaper(true);
-    let _ = nix::sys::prctl::set_dumpable(false);
-    let program = match fork::in_child(|| run_program(plan)) {
+    // Closed when the program runs, or could not: until then the control socket is the program's to read.
+    let Ok((started, starting)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC) else { return 1 };
+    let program = match fork::in_child(|| run_program(&mut control)) {
         Ok(program) => program,
         Err(failure) => {
             report_failure(&mut control, &format!("failed to start a process: {failure}"));
             return 1;
         }
     };
+    drop(starting);
+    let _ = nix::unistd::read(&started, &mut [0]);
+    drop(started);
     release_streams();
     let Ok(children) = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
         end_everything(program);
@@ -58,13 +52,6 @@ fn supervise(plan: &Plan) -> i32 {
     watch(&mut control, &children, program);
     end_everything(program);
     0
-}
-
-/// The control socket is the fourth descriptor that [`start`] left open.
-#[allow(unsafe_code)]
-fn control_socket() -> UnixStream {
-    // SAFETY: `keep_only` put it there, and nothing else in this process owns it.
-    unsafe { UnixStream::from_raw_fd(CONTROL) }
 }
 
 /// The program's streams belong to the program alone, else their other ends never see an end of file.
@@ -77,26 +64,26 @@ fn release_streams() {
 }
 
 /// Becomes the user's program; only returns when that fails.
-fn run_program(plan: &Plan) -> i32 {
-    let mut control = control_socket();
+fn run_program(control: &mut UnixStream) -> i32 {
+    let _ = nix::fcntl::fcntl(control.as_fd(), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
+    let Some(plan) = Plan::read(control) else { return 127 };
     let _ = setsid();
     if plan.terminal {
         let _ = rustix::process::ioctl_tiocsctty(std::io::stdin());
     }
-    let _ = nix::fcntl::fcntl(control.as_fd(), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
     // Blocked since the fork, and exec would pass that on.
     let _ = SigSet::empty().thread_set_mask();
+    if std::env::set_current_dir(&plan.directory).is_err() {
+        let _ = std::env::set_current_dir("/");
+    }
     let mut failure = None;
     for program in &plan.programs {
+        let variables = plan.environment.iter().map(|(name, value)| (name, value));
         let mut command = std::process::Command::new(&program.path);
-        command.arg0(&program.name).args(&program.arguments).env_clear().envs(plan.environment.iter().map(|(name, value)| (name, value)));
-        if std::env::set_current_dir(&plan.directory).is_err() {
-            command.current_dir("/");
-        }
-        failure = Some(command.exec());
+        failure = Some(command.arg0(&program.name).args(&program.arguments).env_clear().envs(variables).exec());
     }
     let reason = failure.map_or_else(|| plan.without_program.clone(), |failure| format!("{} ({failure})", plan.without_program));
-    report_failure(&mut control, &reason);
+    report_failure(control, &reason);
     127
 }
 

@@ -112,7 +112,9 @@ impl Registry {
         let mut state = self.lock();
         state.next += 1;
         let id = state.next;
-        state.links.insert(pod_uid.to_owned(), Link { id, sender, ready: false });
+        // Isolation is the pod's, not the link's: proven on one, it holds for the next.
+        let ready = state.links.get(pod_uid).is_some_and(|older| older.ready);
+        state.links.insert(pod_uid.to_owned(), Link { id, sender, ready });
         id
     }
 

@@ -202,13 +202,15 @@ async fn without_the_default_deny_policy_nothing_opens() {
 async fn over_quota_is_waiting() {
     let lab = Lab::alone("quota").await;
     let pods = lab.api_in::<Pod>(DEBUG);
-    let nobody_leaves = async || pods.list(&ListParams::default()).await.expect("listed").iter().all(|pod| pod.metadata.deletion_timestamp.is_none());
+    let nobody_leaves =
+        async || pods.list(&ListParams::default()).await.expect("listed").iter().all(|pod| pod.metadata.deletion_timestamp.is_none());
     eventually("pods of other tests to be gone", 40, nobody_leaves).await;
     let standing = pods.list(&ListParams::default()).await.expect("listed").items.len();
     let quotas = lab.api_in::<ResourceQuota>(DEBUG);
     let name = format!("quota-{}", lab.namespace);
     let quota: ResourceQuota =
-        serde_json::from_value(json!({ "metadata": { "name": name }, "spec": { "hard": { "pods": (standing + 1).to_string() } } })).expect("a quota");
+        serde_json::from_value(json!({ "metadata": { "name": name }, "spec": { "hard": { "pods": (standing + 1).to_string() } } }))
+            .expect("a quota");
     quotas.create(&PostParams::default(), &quota).await.expect("created");
     let outcome = AssertUnwindSafe(async {
         let counted = async || quotas.get(&name).await.expect("the quota").status.is_some_and(|status| status.used.is_some());

@@ -13,7 +13,8 @@ fn free_port() -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn copy_a_server_and_forward_to_it() {
     let lab = Lab::shared("editor").await;
-    let spec = json!({ "source": { "image": PROBE_IMAGE }, "access": { "authorizedKeys": [lab.public_key], "allow": ["Sftp", "LocalForward"] } });
+    let spec =
+        json!({ "source": { "image": PROBE_IMAGE }, "access": { "authorizedKeys": [lab.public_key], "allow": ["Sftp", "LocalForward"] } });
     let session = lab.open("s", spec).await;
     // A megabyte and a script, as editors bring their server along.
     std::fs::write(lab.path("blob"), vec![7_u8; 1 << 20]).expect("written");
@@ -23,7 +24,10 @@ async fn copy_a_server_and_forward_to_it() {
     let copy = finish(copy, 30).await;
     assert!(copy.status.success(), "{copy:?}");
     let sum = std::process::Command::new("sha256sum").arg(lab.path("blob")).output().expect("sha256sum");
-    assert_eq!(lab.run(&session, "sha256sum < /tmp/blob; chmod +x /tmp/server").await.split(' ').next(), text(&sum.stdout).split(' ').next());
+    assert_eq!(
+        lab.run(&session, "sha256sum < /tmp/blob; chmod +x /tmp/server").await.split(' ').next(),
+        text(&sum.stdout).split(' ').next()
+    );
 
     let mut server = lab.stay(&session, "exec /tmp/server").await;
     let port = free_port();

@@ -1,6 +1,8 @@
 //! How sessions end: at their time, by hand, and never twice.
 
-use super::harness::{Census, Lab, condition, end_reason, eventually, has_ended, is_open, is_true, on_the_node, open_message, seconds_between, status, uid};
+use super::harness::{
+    Census, Lab, condition, end_reason, eventually, has_ended, is_open, is_true, on_the_node, open_message, seconds_between, status, uid,
+};
 use super::node;
 use chrono::{TimeDelta, Utc};
 use kube::api::{Patch, PatchParams};
@@ -82,7 +84,10 @@ async fn end_cuts_once_and_for_all() {
     assert_eq!(login.last_line(), "sandglass: the session has ended: EndRequested (Ended)", "{}", login.seen());
     lab.until_no_pod(&session, 15).await;
     assert_tombstone(&lab.until_ended("s", 10).await, "EndRequested");
-    refused(lab.change("s", json!({ "end": false })).await, "spec.end may only go from false to true: an ended session cannot be opened again");
+    refused(
+        lab.change("s", json!({ "end": false })).await,
+        "spec.end may only go from false to true: an ended session cannot be opened again",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +134,10 @@ async fn applied_every_second_it_acts_once() {
         let session = apply("gitops").await;
         assert_eq!(uid(&session), uid(&first), "it is the same object all the time");
         opened |= is_open(&session);
-        let over = seconds_between(status(&session).expires_at.as_ref().unwrap_or(first.metadata.creation_timestamp.as_ref().expect("created")), Utc::now());
+        let over = seconds_between(
+            status(&session).expires_at.as_ref().unwrap_or(first.metadata.creation_timestamp.as_ref().expect("created")),
+            Utc::now(),
+        );
         assert!(status(&session).expires_at.is_none() || over < 3.0 || has_ended(&session), "{over} s over and {}", open_message(&session));
     }
     assert!(opened, "it never opened");

@@ -135,7 +135,11 @@ impl Lab {
         });
         let (Some(fields), Value::Object(spec)) = (whole.as_object_mut(), spec) else { panic!("a spec is an object") };
         for (field, value) in spec {
-            if value.is_null() { fields.remove(&field) } else { fields.insert(field, value) };
+            if value.is_null() {
+                fields.remove(&field)
+            } else {
+                fields.insert(field, value)
+            };
         }
         json!({
             "apiVersion": "sandglass.dev/v1alpha1",
@@ -218,15 +222,16 @@ impl Lab {
     /// A pod that may do what it likes, in this test's namespace.
     pub async fn plain_pod(&self, name: &str, image: &str, command: &[&str]) -> Pod {
         self.create::<Pod>(json!({
-                "metadata": { "name": name },
-                "spec": {
-                    "restartPolicy": "Never",
-                    "terminationGracePeriodSeconds": 1,
-                    "containers": [{ "name": "main", "image": image, "command": command }],
-                },
-            }))
-            .await;
-        let ready = |pod: Option<&Pod>| pod.and_then(|pod| pod.status.as_ref()).is_some_and(|status| status.phase.as_deref() == Some("Running"));
+            "metadata": { "name": name },
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{ "name": "main", "image": image, "command": command }],
+            },
+        }))
+        .await;
+        let ready =
+            |pod: Option<&Pod>| pod.and_then(|pod| pod.status.as_ref()).is_some_and(|status| status.phase.as_deref() == Some("Running"));
         let waiting = await_condition(self.api(), name, ready);
         tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("runs within 30 s").expect("watched").expect("there")
     }

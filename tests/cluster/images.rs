@@ -19,7 +19,8 @@ async fn without_a_shell() {
     assert!(text(&shell.stdout).contains("sandglass: this image has no shell that runs: use sftp, or name an image"), "{shell:?}");
 
     std::fs::write(lab.path("up"), "through sftp\n").expect("written");
-    std::fs::write(lab.path("batch"), format!("put {0}/up /tmp-up\nget /tmp-up {0}/down\nls -l /netprobe\n", lab.path("").display())).expect("written");
+    std::fs::write(lab.path("batch"), format!("put {0}/up /tmp-up\nget /tmp-up {0}/down\nls -l /netprobe\n", lab.path("").display()))
+        .expect("written");
     let mut sftp = lab.client_of("sftp", &session);
     sftp.arg("-b").arg(lab.path("batch")).arg("s");
     let sftp = finish(sftp, 20).await;
@@ -78,7 +79,10 @@ async fn a_numeric_user_where_that_is_asked() {
     for command in ["echo x > /etc/motd", "echo x > /workspace/x", "touch /x", "cat /proc/1/environ", "chown 0 /tmp"] {
         assert_ne!(lab.ssh(&session, command).await.status.code(), Some(0), "{command}");
     }
-    assert_eq!(lab.run(&session, "cat /workspace/src/greeting.txt; echo x > /tmp/x && cat /tmp/x; cd; echo y > y; cat y").await, "helo, sandglass\nx\ny");
+    assert_eq!(
+        lab.run(&session, "cat /workspace/src/greeting.txt; echo x > /tmp/x && cat /tmp/x; cd; echo y > y; cat y").await,
+        "helo, sandglass\nx\ny"
+    );
     if on_the_node() {
         for process in node::processes_of(&status(&session).pod.expect("a pod").uid) {
             assert_eq!(process.users(), [10001; 4], "{}", process.command);

@@ -39,7 +39,8 @@ async fn closed_from_the_first_instruction() {
     let witness = lab.plain_pod("witness", PROBE_IMAGE, &["/netprobe", "wait"]).await;
     let mut closed = api_servers(&lab).await;
     let node = closed.last().expect("the node").0.clone();
-    let gateways = lab.api_in::<Pod>(SYSTEM).list(&ListParams::default().labels("app.kubernetes.io/component=gateway")).await.expect("listed");
+    let gateways =
+        lab.api_in::<Pod>(SYSTEM).list(&ListParams::default().labels("app.kubernetes.io/component=gateway")).await.expect("listed");
     closed.push((node.clone(), 10250));
     closed.push((node, 32222));
     closed.push((address_of(&listener), 7000));
@@ -56,7 +57,8 @@ async fn closed_from_the_first_instruction() {
     });
     assert!(from_witness.count() >= 4, "the addresses do not answer anybody");
 
-    let script: String = closed.iter().chain(&open).map(|(host, port)| format!("echo {host}:{port} $(netprobe tcp {host} {port} 500);")).collect();
+    let script: String =
+        closed.iter().chain(&open).map(|(host, port)| format!("echo {host}:{port} $(netprobe tcp {host} {port} 500);")).collect();
     // The login waits for the pod: its command is the first thing that runs.
     let session = lab.session("s", json!({ "source": { "image": PROBE_IMAGE } })).await;
     let session = lab.until(&session.name_any(), 20, "there to be connected to", |session| status(session).connection.is_some()).await;
@@ -83,7 +85,10 @@ async fn closed_from_the_first_instruction() {
     let inward = kubectl(&["exec", "-n", &lab.namespace, &witness.name_any(), "--", "/netprobe", "tcp", &address, "7000"]);
     assert_ne!(inward.trim().lines().next(), Some("open"), "another pod reached into the session");
     // Names are not resolved, neither the cluster's nor others.
-    assert_eq!(lab.run(&session, "cat /etc/resolv.conf | grep -c ^nameserver; grep nameserver /etc/resolv.conf").await, "1\nnameserver 127.0.0.1");
+    assert_eq!(
+        lab.run(&session, "cat /etc/resolv.conf | grep -c ^nameserver; grep nameserver /etc/resolv.conf").await,
+        "1\nnameserver 127.0.0.1"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +116,8 @@ async fn an_open_way_ends_the_session_before_it_begins() {
     let waiting = lab.until("s", 30, "there to be connected to", |session| status(session).connection.is_some()).await;
     let mut early = lab.client_of("ssh", &waiting);
     early.arg("s").arg("echo ran");
-    let (early, ended) = tokio::join!(finish(early, 60), lab.until("s", 50, "over or open", |session| has_ended(session) || is_open(session)));
+    let (early, ended) =
+        tokio::join!(finish(early, 60), lab.until("s", 50, "over or open", |session| has_ended(session) || is_open(session)));
     policies.delete(&name, &DeleteParams::default()).await.expect("deleted");
     assert_eq!(text(&early.stdout), "", "a command ran in a session that was not isolated");
     assert_eq!(end_reason(&ended), "NetworkNotIsolated", "{}", open_message(&ended));

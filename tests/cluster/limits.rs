@@ -54,7 +54,11 @@ async fn more_than_the_installation_allows() {
     let lab = Lab::shared("maximum").await;
     lab.session("s", json!({ "resources": { "limits": { "memory": "64Gi" } } })).await;
     let held = lab.until_reason("s", "InvalidSpec").await;
-    assert!(open_message(&held).contains("spec.resources.limits.memory: 64Gi is above the installation's maximum, 16Gi"), "{}", open_message(&held));
+    assert!(
+        open_message(&held).contains("spec.resources.limits.memory: 64Gi is above the installation's maximum, 16Gi"),
+        "{}",
+        open_message(&held)
+    );
     assert!(is_true(&held, "Stalled"));
     assert_eq!(status(&held).pod, None);
     // The cap of the installation, told by the API server itself.

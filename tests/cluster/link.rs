@@ -39,7 +39,8 @@ async fn dial(lab: &Lab, token: &str) -> Vec<String> {
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).expect("PEM")).expect("a certificate");
     let configuration = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(configuration));
-    let gateways = lab.api_in::<Pod>(SYSTEM).list(&ListParams::default().labels("app.kubernetes.io/component=gateway")).await.expect("listed");
+    let gateways =
+        lab.api_in::<Pod>(SYSTEM).list(&ListParams::default().labels("app.kubernetes.io/component=gateway")).await.expect("listed");
     let mut answers = Vec::new();
     for gateway in gateways {
         let address = gateway.status.and_then(|status| status.pod_ip).expect("an address");

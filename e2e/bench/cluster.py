@@ -1,0 +1,112 @@
+"""From `kubectl apply` to the first command's output, on the real cluster: a DebugSession and ssh against a bare pod and
+`kubectl exec`. Runs inside e2e/cluster/enter (python3 cluster.py COUNT) and prints pairs of seconds as JSON.
+
+Why it is fair: the same image on the same node, already there; each side is three commands, one after the other: `kubectl
+apply`, `kubectl wait` (a watch, which returns with the event and does not poll), and the client that runs `echo`. Turns are
+interleaved, their order rotates, nothing of the turn before is left when one begins, and the first turn is thrown away. The
+session does more on the way than the bare pod: admission policies, a user namespace, an image volume, the agent's link, and
+the proof that its network is closed.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+NAMESPACE = "sandglass-bench"
+IMAGE = "local.test/ci-build:1"
+SAY = "echo first"
+
+
+def run(*command, stdin=None):
+    done = subprocess.run(command, input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL, capture_output=True, text=True, timeout=150, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command[:4])} …: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def kubectl(*arguments, stdin=None):
+    return run("kubectl", *arguments, stdin=stdin)
+
+
+def manifest(kind, version, name, spec):
+    return json.dumps({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
+
+
+def heard(output):
+    if output.strip() != "first":
+        sys.exit(f"the command answered {output!r}")
+
+
+def bare_pod(name, _):
+    text = manifest("Pod", "v1", name, {
+        "terminationGracePeriodSeconds": 1, "tolerations": [{"operator": "Exists"}],
+        "containers": [{"name": "shell", "image": IMAGE, "command": ["sleep", "3600"]}]})
+    began = time.monotonic()
+    kubectl("apply", "-f", "-", stdin=text)
+    kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", NAMESPACE, "--timeout=60s")
+    heard(kubectl("exec", name, "-n", NAMESPACE, "--", "sh", "-c", SAY))
+    took = time.monotonic() - began
+    kubectl("delete", "pod", name, "-n", NAMESPACE, "--now", "--timeout=60s")
+    return took
+
+
+def debug_session(name, folder):
+    with open(f"{folder}/id.pub", encoding="utf-8") as file:
+        key = file.read().strip()
+    text = manifest("DebugSession", "sandglass.dev/v1alpha1", name, {
+        "source": {"image": IMAGE}, "ttl": "5m", "requester": "bench", "access": {"authorizedKeys": [key]}})
+    began = time.monotonic()
+    kubectl("apply", "-f", "-", stdin=text)
+    kubectl("wait", "--for=condition=Open", f"debugsession/{name}", "-n", NAMESPACE, "--timeout=60s")
+    if not os.path.exists(f"{folder}/known_hosts"):
+        remember_gateway(name, folder)  # in the turn that is thrown away: it is the same for all sessions
+    heard(run("ssh", "-F", f"{folder}/ssh_config", f"{NAMESPACE}.{name}@gateway", SAY))
+    took = time.monotonic() - began
+    uid = kubectl("get", "debugsession", name, "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}")
+    kubectl("delete", "debugsession", name, "-n", NAMESPACE, "--timeout=60s")
+    kubectl("wait", "--for=delete", "pod", "-n", "sandglass-debug", "-l", f"sandglass.dev/owner-uid={uid}", "--timeout=60s")
+    return took
+
+
+def remember_gateway(name, folder):
+    status = json.loads(kubectl("get", "debugsession", name, "-n", NAMESPACE, "-o", "json"))["status"]["connection"]
+    with open(f"{folder}/known_hosts", "w", encoding="utf-8") as file:
+        file.write("".join(f"{line}\n" for line in status["knownHosts"]))
+    with open(f"{folder}/ssh_config", "w", encoding="utf-8") as file:
+        file.write("\n".join([
+            "Host gateway", f"  HostName {status['host']}", f"  Port {status['port']}", f"  IdentityFile {folder}/id", "  IdentitiesOnly yes",
+            "  IdentityAgent none", "  BatchMode yes", f"  UserKnownHostsFile {folder}/known_hosts", "  StrictHostKeyChecking yes",
+            "  LogLevel ERROR", ""]))
+
+
+def clean():
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+
+
+def main():
+    count = int(sys.argv[1])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the namespace goes in any case
+    folder = tempfile.mkdtemp(prefix="sandglass-bench-")
+    try:
+        clean()
+        kubectl("create", "namespace", NAMESPACE)
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{folder}/id")
+        pairs = []
+        for number in range(count + 1):
+            print(f"turn {number} of {count}", file=sys.stderr, flush=True)
+            sides = [("session", debug_session), ("pod", bare_pod)]
+            took = {name: measure(f"{name}-{number}", folder) for name, measure in (sides if number % 2 == 0 else sides[::-1])}
+            pairs.append((took["session"], took["pod"]))
+        print(json.dumps(pairs[1:]))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(["kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false"], capture_output=True, check=False)
+
+
+if __name__ == "__main__":
+    main()
