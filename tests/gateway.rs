@@ -385,3 +385,28 @@ async fn an_agent_that_is_stopped_did_not_succeed() {
     let mut bench = Bench::start(Options::default()).await;
     assert_eq!(bench.stop_agent(), Some(143));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_reaches_every_terminal_with_its_last_line() {
+    // OpenSSH drops what it has not shown yet, and the exit status, when a disconnect message comes along with them: a race,
+    // so many logins are cut at once.
+    let bench = Bench::start(Options::default()).await;
+    let mut logins = Vec::new();
+    for number in 0..20 {
+        let mut client = bench.client("ssh");
+        let output = std::fs::File::create(bench.path(&format!("login{number}"))).expect("created");
+        client.args(["-tt", "s", "echo he''re; exec sleep 600"]).stdin(Stdio::piped());
+        logins.push(client.stdout(output.try_clone().expect("cloned")).stderr(output).spawn().expect("ssh"));
+    }
+    let seen = |number: usize| text(&std::fs::read(bench.path(&format!("login{number}"))).expect("read"));
+    eventually("all logins", || (0..20).all(|number| seen(number).contains("here"))).await;
+    let began = Instant::now();
+    bench.change_session(|session| session.spec.end = true);
+    let ended = std::cell::RefCell::new(logins);
+    eventually("their ends", || ended.borrow_mut().iter_mut().all(|login| login.try_wait().expect("asked").is_some())).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "cut after {:?}", began.elapsed());
+    for (number, login) in ended.borrow_mut().iter_mut().enumerate() {
+        let (code, seen) = (login.wait().expect("ended").code(), seen(number));
+        assert!(code == Some(124) && seen.contains("sandglass: the session has ended"), "login {number}: {code:?} {seen}");
+    }
+}
