@@ -73,9 +73,10 @@ async fn the_controller_is_killed_again_and_again() {
         }
     };
     let create = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
         for name in names {
+            tick.tick().await;
             lab.session(name, json!({ "project": name })).await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     // The first blow falls while they are being created, the second while the next leader takes them up.

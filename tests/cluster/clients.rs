@@ -65,15 +65,12 @@ async fn what_is_not_allowed_is_refused() {
     assert_eq!(agent, "agent:");
     // Somebody else's key.
     let other = sandglass::gateway::keys::new_ed25519().expect("key");
-    other.write_openssh_file(&lab.path("other"), russh::keys::ssh_key::LineEnding::LF).expect("written");
-    let folder = tempfile::tempdir().expect("folder");
-    std::fs::copy(lab.path("other"), folder.path().join("id")).expect("copied");
-    let text_of = std::fs::read_to_string(lab.path("s.ssh_config")).expect("written by the runs above");
-    let swapped = text_of.replace(&lab.path("id").display().to_string(), &folder.path().join("id").display().to_string());
-    std::fs::write(folder.path().join("config"), swapped).expect("written");
-    let mut stranger = tokio::process::Command::new("ssh");
-    stranger.arg("-F").arg(folder.path().join("config")).env_remove("SSH_AUTH_SOCK").args(["s", "true"]).stdin(Stdio::null());
-    std::process::Command::new("chmod").arg("600").arg(folder.path().join("id")).status().expect("chmod");
+    other.write_openssh_file(lab.path("other"), russh::keys::ssh_key::LineEnding::LF).expect("written");
+    let mut stranger = lab.client_of("ssh", &session);
+    let own = std::fs::read_to_string(lab.path("s.ssh_config")).expect("written by the line above");
+    let swapped = own.replace(&lab.path("id").display().to_string(), &lab.path("other").display().to_string());
+    std::fs::write(lab.path("s.ssh_config"), swapped).expect("written");
+    stranger.args(["s", "true"]);
     let stranger = finish(stranger, 20).await;
     assert_eq!(stranger.status.code(), Some(255));
     assert!(text(&stranger.stderr).contains("Permission denied (publickey)"), "{stranger:?}");

@@ -1,10 +1,11 @@
 //! How sessions end: at their time, by hand, and never twice.
 
 use super::harness::{
-    Census, Lab, condition, end_reason, eventually, has_ended, is_open, is_true, on_the_node, open_message, seconds_between, status, uid,
+    Census, Lab, assert_cut_in_time, condition, end_reason, eventually, has_ended, is_open, is_true, on_the_node, open_message, since,
+    status, uid,
 };
 use super::node;
-use chrono::{TimeDelta, Utc};
+use chrono::{DurationRound, TimeDelta, Utc};
 use kube::api::{Patch, PatchParams};
 use sandglass::api::DebugSession;
 use sandglass::api::debug_session::Phase;
@@ -25,13 +26,12 @@ async fn the_end_comes_while_somebody_is_logged_in() {
     let session = lab.open("s", json!({ "ttl": "1m" })).await;
     let expires_at = status(&session).expires_at.expect("an end");
     let created = session.metadata.creation_timestamp.clone().expect("created");
-    assert_eq!(seconds_between(&created, sandglass::kubernetes::time::to_chrono(&expires_at)), 60.0);
+    assert_eq!(since(&created, sandglass::kubernetes::time::to_chrono(&expires_at)), TimeDelta::minutes(1));
     let mut login = lab.stay(&session, "exec sleep 600").await;
     let mut silent = lab.client_of("ssh", &session);
     let silent = silent.args(["s", "sleep 600"]).output();
     let (ended, silent) = tokio::join!(login.ended(75), silent);
-    let late = seconds_between(&expires_at, ended.1);
-    assert!((0.0..=5.0).contains(&late), "cut {late} s after the end");
+    assert_cut_in_time(since(&expires_at, ended.1));
     assert_eq!(ended.0.code(), Some(124), "{}", login.seen());
     assert!(login.seen().contains("this session ends at"), "not told how long it lasts: {}", login.seen());
     assert_eq!(login.last_line(), "sandglass: the session has expired (Expired)", "{}", login.seen());
@@ -107,11 +107,10 @@ async fn a_stopped_agent_changes_nothing_about_the_end() {
     let state = super::harness::read(format!("/proc/{}/stat", agent.id));
     assert!(state.contains(") T "), "the agent is stopped: {state}");
     let (code, at) = login.ended(75).await;
-    let late = seconds_between(&expires_at, at);
-    assert!((-1.0..=5.0).contains(&late), "cut {late} s after the end: {}", login.seen());
+    assert_cut_in_time(since(&expires_at, at));
     assert_eq!(code.code(), Some(124), "{}", login.seen());
-    let left = (30.0 - seconds_between(&expires_at, Utc::now())).max(1.0);
-    lab.until_no_pod(&session, left as u64).await;
+    let left = 30 - since(&expires_at, Utc::now()).num_seconds();
+    lab.until_no_pod(&session, left.max(1).unsigned_abs()).await;
     assert!(node::processes_of(&pod.uid).is_empty(), "a process outlived the pod");
     assert_tombstone(&lab.until_ended("s", 10).await, "Expired");
 }
@@ -134,11 +133,10 @@ async fn applied_every_second_it_acts_once() {
         let session = apply("gitops").await;
         assert_eq!(uid(&session), uid(&first), "it is the same object all the time");
         opened |= is_open(&session);
-        let over = seconds_between(
-            status(&session).expires_at.as_ref().unwrap_or(first.metadata.creation_timestamp.as_ref().expect("created")),
-            Utc::now(),
-        );
-        assert!(status(&session).expires_at.is_none() || over < 3.0 || has_ended(&session), "{over} s over and {}", open_message(&session));
+        if let Some(expires_at) = &status(&session).expires_at {
+            let over = since(expires_at, Utc::now());
+            assert!(over < TimeDelta::seconds(3) || has_ended(&session), "{over} over and {}", open_message(&session));
+        }
     }
     assert!(opened, "it never opened");
     let session = lab.until_ended("s", 10).await;
@@ -158,13 +156,12 @@ async fn after_not_after_nothing_opens() {
     assert_eq!(status(&late).pod, None);
 
     // The earlier of both decides: seconds from now, although the TTL says minutes.
-    let soon = Utc::now() + TimeDelta::seconds(8);
+    let soon = (Utc::now() + TimeDelta::seconds(8)).duration_trunc(TimeDelta::seconds(1)).expect("in range");
     let session = lab.open("soon", json!({ "notAfter": soon.to_rfc3339() })).await;
     let mut login = lab.stay(&session, "exec sleep 600").await;
     let (code, at) = login.ended(30).await;
     assert_eq!(code.code(), Some(124), "{}", login.seen());
-    let late_by = (at - soon).as_seconds_f64();
-    assert!((-1.0..=5.0).contains(&late_by), "cut {late_by} s after notAfter");
+    assert_cut_in_time(at - soon);
     assert_tombstone(&lab.until_ended("soon", 20).await, "Expired");
     // Every pass that could have made a pod is over by then.
     eventually("both counted", 1, async || census.pods_of(&session) == 1).await;

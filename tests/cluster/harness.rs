@@ -1,6 +1,6 @@
 //! What every test needs: a namespace, a key, sessions to wait for, and the OpenSSH client with a session's own connection data.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -72,7 +72,7 @@ impl Lab {
         let client = Client::try_default().await.expect("a cluster: set KUBECONFIG, or run this by e2e/cluster/enter");
         let folder = tempfile::tempdir().expect("folder");
         let key = sandglass::gateway::keys::new_ed25519().expect("key");
-        key.write_openssh_file(&folder.path().join("id"), LineEnding::LF).expect("written");
+        key.write_openssh_file(folder.path().join("id"), LineEnding::LF).expect("written");
         let public_key = key.public_key().to_openssh().expect("encoded");
         let namespace = format!("test-{test}-{}", suffix());
         println!("{namespace}: begins");
@@ -182,10 +182,8 @@ impl Lab {
     /// Waits by watch.
     pub async fn until(&self, name: &str, seconds: u64, what: &str, fulfilled: impl Fn(&DebugSession) -> bool) -> DebugSession {
         let waiting = await_condition(self.api(), name, |session: Option<&DebugSession>| session.is_some_and(&fulfilled));
-        match tokio::time::timeout(Duration::from_secs(seconds), waiting).await {
-            Ok(session) => session.expect("watched").expect("there"),
-            Err(_) => panic!("{name} is not {what} after {seconds} s"),
-        }
+        let waited = tokio::time::timeout(Duration::from_secs(seconds), waiting).await;
+        waited.unwrap_or_else(|_| panic!("{name} is not {what} after {seconds} s")).expect("watched").expect("there")
     }
 
     /// The session now.
@@ -399,10 +397,15 @@ pub fn random(count: usize) -> String {
     bytes.iter().map(|byte| char::from(b"abcdefghijkmnpqrstuvwxyz23456789"[usize::from(*byte) % 32])).collect()
 }
 
-/// The seconds of a time since another.
-pub fn seconds_between(earlier: &Time, later: DateTime<Utc>) -> f64 {
-    let earlier = sandglass::kubernetes::time::to_chrono(earlier);
-    (later - earlier).as_seconds_f64()
+/// The time since another.
+pub fn since(earlier: &Time, later: DateTime<Utc>) -> TimeDelta {
+    later - sandglass::kubernetes::time::to_chrono(earlier)
+}
+
+/// Whether somebody was cut when a session ended: not before, and at most five seconds later. The clock of the client is read
+/// when it has ended, so the bound below only allows for rounding.
+pub fn assert_cut_in_time(late: TimeDelta) {
+    assert!((TimeDelta::milliseconds(-50)..=TimeDelta::seconds(5)).contains(&late), "cut {late} after the end");
 }
 
 /// The session's status.

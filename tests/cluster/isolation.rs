@@ -57,13 +57,13 @@ async fn closed_from_the_first_instruction() {
     });
     assert!(from_witness.count() >= 4, "the addresses do not answer anybody");
 
-    let script: String =
-        closed.iter().chain(&open).map(|(host, port)| format!("echo {host}:{port} $(netprobe tcp {host} {port} 500);")).collect();
+    let script: Vec<String> =
+        closed.iter().chain(&open).map(|(host, port)| format!("echo {host}:{port} $(netprobe tcp {host} {port} 500)")).collect();
     // The login waits for the pod: its command is the first thing that runs.
     let session = lab.session("s", json!({ "source": { "image": PROBE_IMAGE } })).await;
     let session = lab.until(&session.name_any(), 20, "there to be connected to", |session| status(session).connection.is_some()).await;
     let mut first = lab.client_of("ssh", &session);
-    first.arg("s").arg(&script);
+    first.arg("s").arg(script.join("; "));
     let first = finish(first, 60).await;
     assert!(first.status.success(), "{first:?}");
     let seen = text(&first.stdout);
