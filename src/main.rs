@@ -35,7 +35,7 @@ enum Command {
     /// Makes the installation's host key and link CA where they are missing, and publishes their public halves.
     #[command(after_help = "Example:\n  sandglass install-keys --namespace sandglass-system")]
     InstallKeys {
-        /// Namespace of the Secret sandglass-gateway-keys and the ConfigMap sandglass-public.
+        /// Namespace of the Secret sandglass-gateway-keys and the `ConfigMap` sandglass-public.
         #[arg(long, value_name = "NAME", default_value = "sandglass-system")]
         namespace: String,
     },

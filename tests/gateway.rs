@@ -1,5 +1,7 @@
 //! The gateway and the real agent on loopback, seen by the ordinary OpenSSH client: what users do.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
 mod support;
 
 use std::process::{Output, Stdio};

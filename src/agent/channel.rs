@@ -9,9 +9,10 @@ use crate::link::message::{Exit, Process, Size, Start};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -56,7 +57,7 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
 }
 
 /// Bytes both ways, with half-closes, until both directions ended or the socket broke.
-async fn bridge(socket: Socket, reader: impl AsyncRead + Unpin, mut writer: impl AsyncWrite + Unpin) {
+async fn bridge(socket: Socket, reader: impl Source, mut writer: impl AsyncWrite + Unpin) {
     let (mut sink, mut incoming) = socket.split();
     let outgoing = async {
         pump(reader, frame::STDOUT, &mut sink).await?;
@@ -141,7 +142,7 @@ async fn output(streams: &Streams, from_supervisor: &mut tokio::net::unix::Owned
     };
     match streams {
         Streams::Terminal(master) => {
-            let copy = pump_shared(TerminalReader(master), frame::STDOUT, sink);
+            let copy = pump_shared(master, frame::STDOUT, sink);
             tokio::pin!(copy, ended);
             tokio::select! {
                 exit = &mut ended => {
@@ -153,9 +154,7 @@ async fn output(streams: &Streams, from_supervisor: &mut tokio::net::unix::Owned
             }
         }
         Streams::Pipes { stdout, stderr, .. } => {
-            let copies = async {
-                tokio::join!(pump_shared(PipeReader(stdout), frame::STDOUT, sink), pump_shared(PipeReader(stderr), frame::STDERR, sink))
-            };
+            let copies = async { tokio::join!(pump_shared(stdout, frame::STDOUT, sink), pump_shared(stderr, frame::STDERR, sink)) };
             // As sshd does: whoever inherited the pipes may still write; the channel ends at their end of file.
             let (exit, _) = tokio::join!(ended, copies);
             exit
@@ -247,84 +246,96 @@ fn binary(frame: Bytes) -> Message {
     Message::Binary(frame)
 }
 
-async fn pump(mut reader: impl AsyncRead + Unpin, stream: u8, sink: &mut Sink) -> std::io::Result<()> {
+async fn pump(mut source: impl Source, stream: u8, sink: &mut Sink) -> std::io::Result<()> {
     let mut buffer = BytesMut::new();
-    while let Some(frame) = next_frame(&mut reader, stream, &mut buffer).await? {
+    while let Some(frame) = next_frame(&mut source, stream, &mut buffer).await? {
         sink.send(binary(frame)).await.map_err(std::io::Error::other)?;
     }
     Ok(())
 }
 
-async fn pump_shared(mut reader: impl AsyncRead + Unpin, stream: u8, sink: &tokio::sync::Mutex<Sink>) -> std::io::Result<()> {
+async fn pump_shared(mut source: impl Source, stream: u8, sink: &tokio::sync::Mutex<Sink>) -> std::io::Result<()> {
     let mut buffer = BytesMut::new();
-    while let Some(frame) = next_frame(&mut reader, stream, &mut buffer).await? {
+    while let Some(frame) = next_frame(&mut source, stream, &mut buffer).await? {
         sink.lock().await.send(binary(frame)).await.map_err(std::io::Error::other)?;
     }
     Ok(())
 }
 
 /// Waits for output, then takes what else is there at once, up to a full frame. `None` at the end of file.
-async fn next_frame(reader: &mut (impl AsyncRead + Unpin), stream: u8, buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
+async fn next_frame(source: &mut impl Source, stream: u8, buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
     buffer.reserve(READ_SIZE + 1);
     buffer.put_u8(stream);
-    if reader.read_buf(buffer).await? == 0 {
-        return Ok(None);
+    loop {
+        source.readable().await?;
+        match source.try_read(buffer) {
+            Ok(0) => return Ok(None),
+            Ok(_) => break,
+            Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(failure) => return Err(failure),
+        }
     }
     while buffer.len() > READ_SIZE / 2 && buffer.len() < frame::FULL {
         buffer.reserve(frame::FULL + 1 - buffer.len());
-        match futures_util::FutureExt::now_or_never(reader.read_buf(buffer)) {
-            Some(Ok(count)) if count > 0 => {}
-            _ => break,
+        // An end of file or a failure comes again with the next frame.
+        if !matches!(source.try_read(buffer), Ok(1..)) {
+            break;
         }
     }
     Ok(Some(buffer.split().freeze()))
 }
 
-/// A terminal's output; EIO means that nobody has it open any more.
-struct TerminalReader<'a>(&'a tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
+/// Where output comes from: read without waiting, into the frame itself.
+trait Source {
+    async fn readable(&mut self) -> std::io::Result<()>;
+    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize>;
+}
 
-impl AsyncRead for TerminalReader<'_> {
-    fn poll_read(
-        self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        use std::task::{Poll, ready};
-        loop {
-            let mut ready = ready!(self.0.poll_read_ready(context))?;
-            let unfilled = buffer.initialize_unfilled();
-            match ready.try_io(|master| rustix::io::read(master.get_ref(), unfilled).map_err(Into::into)) {
-                Ok(Ok(count)) => {
-                    buffer.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(Err(failure)) if failure.raw_os_error() == Some(nix::libc::EIO) => return Poll::Ready(Ok(())),
-                Ok(Err(failure)) => return Poll::Ready(Err(failure)),
-                Err(_) => {}
-            }
-        }
+impl Source for &tokio::net::unix::pipe::Receiver {
+    async fn readable(&mut self) -> std::io::Result<()> {
+        tokio::net::unix::pipe::Receiver::readable(self).await
+    }
+    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize> {
+        self.try_read_buf(buffer)
     }
 }
 
-/// A pipe's output, by shared reference.
-struct PipeReader<'a>(&'a tokio::net::unix::pipe::Receiver);
+impl Source for tokio::net::tcp::OwnedReadHalf {
+    async fn readable(&mut self) -> std::io::Result<()> {
+        tokio::net::tcp::OwnedReadHalf::readable(self).await
+    }
+    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize> {
+        self.try_read_buf(buffer)
+    }
+}
 
-impl AsyncRead for PipeReader<'_> {
-    fn poll_read(
-        self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        use std::task::{Poll, ready};
-        loop {
-            ready!(self.0.poll_read_ready(context))?;
-            match self.0.try_read(buffer.initialize_unfilled()) {
-                Ok(count) => {
-                    buffer.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(failure) => return Poll::Ready(Err(failure)),
+impl Source for tokio::net::unix::OwnedReadHalf {
+    async fn readable(&mut self) -> std::io::Result<()> {
+        tokio::net::unix::OwnedReadHalf::readable(self).await
+    }
+    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize> {
+        self.try_read_buf(buffer)
+    }
+}
+
+/// A terminal gives at most this much at once.
+const TERMINAL_READ: usize = 4096;
+
+impl Source for &AsyncFd<OwnedFd> {
+    async fn readable(&mut self) -> std::io::Result<()> {
+        AsyncFd::readable(self).await.map(|mut ready| ready.retain_ready())
+    }
+
+    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize> {
+        let mut chunk = [0; TERMINAL_READ];
+        let outcome = self.try_io(tokio::io::Interest::READABLE, |master| rustix::io::read(master, &mut chunk).map_err(Into::into));
+        match outcome {
+            // Nobody has it open any more.
+            Err(failure) if failure.raw_os_error() == Some(nix::libc::EIO) => Ok(0),
+            Err(failure) => Err(failure),
+            Ok(count) => {
+                buffer.extend_from_slice(chunk.get(..count).unwrap_or_default());
+                Ok(count)
             }
         }
     }

@@ -24,6 +24,9 @@ pub enum Verdict {
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(250);
 /// Time between two attempts at the start.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The same once the first second is over: a policy that comes late is not missed, and the target's queue of connections not
+/// filled, which would look like closed.
+const LONGER_PAUSE: Duration = Duration::from_millis(250);
 /// Closed so many times in a row counts as closed.
 const CLOSED_ROUNDS: u32 = 2;
 /// How long an address may stay open at the start.
@@ -76,7 +79,7 @@ async fn settle(must_be_closed: &[SocketAddr], limit: Duration) -> Verdict {
         if closed >= CLOSED_ROUNDS {
             return Verdict::Isolated;
         }
-        sleep(PAUSE).await;
+        sleep(if began.elapsed() < Duration::from_secs(1) { PAUSE } else { LONGER_PAUSE }).await;
     }
 }
 

@@ -19,10 +19,9 @@ use tracing::info;
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How long channels have to say their last line.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long a client whose channels are closed has to leave by itself. OpenSSH drops what it has not shown yet, and the exit
-/// status, when a disconnect message arrives along with them.
-const PARTING: Duration = Duration::from_millis(700);
+const LAST_WORDS: Duration = Duration::from_millis(1500);
+/// How long a client has to leave after it, and again after it was told to.
+const LEAVE: Duration = Duration::from_millis(700);
 /// When users are told that the end is near.
 const WARNINGS: [i64; 2] = [300, 60];
 
@@ -217,27 +216,25 @@ pub async fn watch_over(connection: Arc<Connection>, handle: russh::server::Hand
     gateway.reports.send(Report { session: login.session, event: Event::Disconnected { id: connection.id.clone(), at: (gateway.now)() } });
 }
 
-/// Last words on every channel, then time to leave, a disconnect message, and the end of the socket itself.
-async fn end(
-    connection: &Connection,
-    handle: &russh::server::Handle,
-    cut: &socket::Cut,
-    reason: &str,
-    mut closed: impl Future<Output = ()> + Unpin,
-) {
+/// Last words on every channel; then the client may leave by itself, which ordinary ones do, and so keep their exit status; then a
+/// disconnect message, and last the socket itself.
+async fn end(connection: &Connection, handle: &russh::server::Handle, cut: &socket::Cut, reason: &str, closed: impl Future<Output = ()>) {
     connection.cut.send_replace(Some(reason.into()));
-    let mut tick = tokio::time::interval(Duration::from_millis(20));
-    let quiet = async {
+    tokio::pin!(closed);
+    let words = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
         while !connection.channels().is_empty() {
             tick.tick().await;
         }
-        if tokio::time::timeout(PARTING, &mut closed).await.is_ok() {
-            return;
-        }
-        let _ = handle.disconnect(Disconnect::ByApplication, format!("sandglass: {reason}"), String::new()).await;
-        closed.await;
     };
-    let _ = tokio::time::timeout(LAST_WORDS, quiet).await;
+    let farewell = async {
+        let _ = tokio::time::timeout(LAST_WORDS, words).await;
+        if tokio::time::timeout(LEAVE, &mut closed).await.is_err() {
+            let _ = handle.disconnect(Disconnect::ByApplication, format!("sandglass: {reason}"), String::new()).await;
+            closed.await;
+        }
+    };
+    let _ = tokio::time::timeout(LAST_WORDS + 2 * LEAVE, farewell).await;
     cut.now();
 }
 

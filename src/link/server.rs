@@ -167,7 +167,7 @@ async fn upgraded(request: Request<Incoming>) -> Option<ChannelSocket> {
     let upgraded = hyper::upgrade::on(request).await.ok()?;
     let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
     let configuration = WebSocketConfig::default()
-        .read_buffer_size(32 * 1024)
+        .read_buffer_size(8 * 1024)
         .write_buffer_size(0)
         .max_message_size(Some(1 << 20))
         .max_frame_size(Some(1 << 20));

@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The pod of the test session.
 pub const POD_UID: &str = "11111111-2222-3333-4444-555555555555";
-const TOKEN: &str = "token-of-the-pod";
+/// What the reviewer takes for that pod's token.
+pub const TOKEN: &str = "token-of-the-pod";
 
 struct OneToken;
 
@@ -298,4 +299,32 @@ pub async fn raw_client(bench: &Bench) -> russh::client::Handle<AnyHost> {
     let outcome = session.authenticate_publickey("ci.build-42", key).await.expect("authenticated");
     assert!(outcome.success());
     session
+}
+
+/// Dials the link port as an agent would, with any bearer; an error is the gateway's answer.
+pub async fn dial_link(
+    bench: &Bench,
+    path: &str,
+    bearer: &str,
+) -> Result<tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>, String> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(bench.certificate_authority.as_bytes()).expect("certificate")).expect("added");
+    let configuration = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(bench.link).await.expect("connected");
+    let name = ServerName::try_from(sandglass::link::SERVER_NAME).expect("name");
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(configuration)).connect(name, stream).await.expect("TLS");
+    let mut request = format!("wss://{}{path}", sandglass::link::SERVER_NAME).into_client_request().expect("request");
+    if !bearer.is_empty() {
+        request.headers_mut().insert("authorization", format!("Bearer {bearer}").parse().expect("header"));
+    }
+    match tokio_tungstenite::client_async(request, stream).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
+            Err(format!("{} {}", response.status(), response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default()))
+        }
+        Err(other) => Err(other.to_string()),
+    }
 }
