@@ -10,6 +10,8 @@
 
 #[path = "cluster/alone.rs"]
 mod alone;
+#[path = "cluster/census.rs"]
+mod census;
 #[path = "cluster/clients.rs"]
 mod clients;
 #[path = "cluster/ending.rs"]
@@ -26,6 +28,8 @@ mod limits;
 mod link;
 #[path = "cluster/node.rs"]
 mod node;
+#[path = "cluster/reading.rs"]
+mod reading;
 #[path = "cluster/sources.rs"]
 mod sources;
 #[path = "cluster/turns.rs"]

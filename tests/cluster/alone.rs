@@ -1,10 +1,9 @@
 //! What needs the cluster for itself: replicas killed, a policy removed, the quota used up.
 
-use super::harness::{
-    Census, DEBUG, Lab, SYSTEM, condition, end_reason, eventually, finish, has_ended, is_open, is_true, on_the_node, open_message, random,
-    status, text,
-};
-use super::node;
+use super::census::Census;
+use super::harness::{DEBUG, Lab, SYSTEM, eventually, finish, random, text};
+use super::node::{self, on_the_node};
+use super::reading::{condition, end_reason, has_ended, is_open, is_true, open_message, status};
 use chrono::Utc;
 use futures::FutureExt;
 use k8s_openapi::api::apps::v1::Deployment;

@@ -1,10 +1,9 @@
 //! How sessions end: at their time, by hand, and never twice.
 
-use super::harness::{
-    Census, Lab, assert_cut_in_time, condition, end_reason, eventually, has_ended, is_open, is_true, on_the_node, open_message, since,
-    status, uid,
-};
-use super::node;
+use super::census::Census;
+use super::harness::{Lab, eventually};
+use super::node::{self, on_the_node};
+use super::reading::{assert_cut_in_time, condition, end_reason, has_ended, is_open, is_true, open_message, since, status, uid};
 use chrono::{DurationRound, TimeDelta, Utc};
 use kube::api::{Patch, PatchParams};
 use sandglass::api::DebugSession;
@@ -104,7 +103,7 @@ async fn a_stopped_agent_changes_nothing_about_the_end() {
         process.signal("STOP");
     }
     let agent = node::agent_of(&pod.uid);
-    let state = super::harness::read(format!("/proc/{}/stat", agent.id));
+    let state = super::node::read(format!("/proc/{}/stat", agent.id));
     assert!(state.contains(") T "), "the agent is stopped: {state}");
     let (code, at) = login.ended(75).await;
     assert_cut_in_time(since(&expires_at, at));

@@ -1,22 +1,17 @@
 //! What every test needs: a namespace, a key, sessions to wait for, and the OpenSSH client with a session's own connection data.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use futures::TryStreamExt;
+use super::reading::{condition, has_ended, is_open, is_true, open_message, status, uid};
+use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
-use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use russh::keys::ssh_key::LineEnding;
 use sandglass::api::DebugSession;
-use sandglass::api::debug_session::DebugSessionStatus;
 use sandglass::api::names::OWNER_UID;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -395,114 +390,4 @@ pub fn random(count: usize) -> String {
     let provider = rustls::crypto::ring::default_provider();
     provider.secure_random.fill(&mut bytes).expect("random");
     bytes.iter().map(|byte| char::from(b"abcdefghijkmnpqrstuvwxyz23456789"[usize::from(*byte) % 32])).collect()
-}
-
-/// The time since another.
-pub fn since(earlier: &Time, later: DateTime<Utc>) -> TimeDelta {
-    later - sandglass::kubernetes::time::to_chrono(earlier)
-}
-
-/// Whether somebody was cut when a session ended: not before, and at most five seconds later. The clock of the client is read
-/// when it has ended, so the bound below only allows for rounding.
-pub fn assert_cut_in_time(late: TimeDelta) {
-    assert!((TimeDelta::milliseconds(-50)..=TimeDelta::seconds(5)).contains(&late), "cut {late} after the end");
-}
-
-/// The session's status.
-pub fn status(session: &DebugSession) -> DebugSessionStatus {
-    session.status.clone().unwrap_or_default()
-}
-
-/// The session's UID.
-pub fn uid(session: &DebugSession) -> String {
-    session.uid().expect("a UID")
-}
-
-/// A condition.
-pub fn condition<'a>(session: &'a DebugSession, kind: &str) -> Option<&'a Condition> {
-    session.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind)
-}
-
-/// Whether a condition is true.
-pub fn is_true(session: &DebugSession, kind: &str) -> bool {
-    condition(session, kind).is_some_and(|condition| condition.status == "True")
-}
-
-/// Whether it is open.
-pub fn is_open(session: &DebugSession) -> bool {
-    is_true(session, "Open")
-}
-
-/// Whether it is over.
-pub fn has_ended(session: &DebugSession) -> bool {
-    status(session).ended_at.is_some()
-}
-
-/// Reason and message of `Open`.
-pub fn open_message(session: &DebugSession) -> String {
-    condition(session, "Open").map(|open| format!("{}: {}", open.reason, open.message)).unwrap_or_default()
-}
-
-/// Why it ended.
-pub fn end_reason(session: &DebugSession) -> String {
-    status(session).end_reason.unwrap_or_default()
-}
-
-/// Every session pod there ever was since the census began: owner's UID -> UIDs of pods.
-pub struct Census {
-    seen: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Census {
-    /// Begins to count; returns once everything that is there is counted.
-    pub async fn begin(lab: &Lab) -> Self {
-        let seen = Arc::<Mutex<BTreeMap<String, BTreeSet<String>>>>::default();
-        let (ready, is_ready) = tokio::sync::watch::channel(false);
-        let counted = Arc::clone(&seen);
-        let pods = lab.api_in::<Pod>(DEBUG);
-        let task = tokio::spawn(async move {
-            let events = watcher(pods, watcher::Config::default()).try_for_each(|event| {
-                if let watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) | watcher::Event::Delete(pod) = &event
-                    && let (Some(owner), Some(uid)) = (pod.labels().get(OWNER_UID), pod.uid())
-                {
-                    counted.lock().expect("not poisoned").entry(owner.clone()).or_default().insert(uid);
-                }
-                if matches!(event, watcher::Event::InitDone) {
-                    ready.send_replace(true);
-                }
-                std::future::ready(Ok(()))
-            });
-            events.await.expect("watched");
-        });
-        let mut is_ready = is_ready;
-        tokio::time::timeout(Duration::from_secs(20), is_ready.wait_for(|ready| *ready)).await.expect("in time").expect("watched");
-        Self { seen, task }
-    }
-
-    /// The number of pods of a session so far.
-    pub fn pods_of(&self, session: &DebugSession) -> usize {
-        assert!(!self.task.is_finished(), "the watch of the pods broke");
-        self.seen.lock().expect("not poisoned").get(&uid(session)).map_or(0, BTreeSet::len)
-    }
-}
-
-impl Drop for Census {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Whether this machine is the cluster's node, so that its processes can be looked at.
-pub fn on_the_node() -> bool {
-    let external = std::env::var_os("KUBECONFIG_E2E").is_some();
-    if external {
-        println!("skipped in part: the node's processes cannot be seen from here");
-    }
-    !external
-}
-
-/// Reads a small file of `/proc`, which may be gone by now.
-pub fn read(path: impl AsRef<Path>) -> String {
-    std::fs::read(path).map(|bytes| text(&bytes)).unwrap_or_default()
 }

@@ -1,7 +1,8 @@
 //! Images of all kinds: without a shell, with tools, with root, and those that cannot be had.
 
-use super::harness::{BUILD_IMAGE, DEBUG, Lab, condition, finish, is_true, kubectl, on_the_node, open_message, status, text};
-use super::node;
+use super::harness::{BUILD_IMAGE, DEBUG, Lab, finish, kubectl, text};
+use super::node::{self, on_the_node};
+use super::reading::{condition, is_true, open_message, status};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

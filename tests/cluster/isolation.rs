@@ -1,8 +1,7 @@
 //! The network of a session: closed from the first instruction that a user can run, and proven so.
 
-use super::harness::{
-    DEBUG, Lab, PROBE_IMAGE, SYSTEM, condition, end_reason, finish, has_ended, is_open, is_true, kubectl, open_message, status, text, uid,
-};
+use super::harness::{DEBUG, Lab, PROBE_IMAGE, SYSTEM, finish, kubectl, text};
+use super::reading::{condition, end_reason, has_ended, is_open, is_true, open_message, status, uid};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;

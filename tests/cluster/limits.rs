@@ -1,7 +1,8 @@
 //! Limits of a session: what happens to those who go over them, and what they are told.
 
-use super::harness::{DEBUG, Lab, condition, end_reason, is_true, on_the_node, open_message, status};
-use super::node;
+use super::harness::{DEBUG, Lab};
+use super::node::{self, on_the_node};
+use super::reading::{condition, end_reason, is_true, open_message, status};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -14,7 +15,7 @@ async fn out_of_memory() {
     let eaten = lab.ssh(&session, eat).await;
     assert_ne!(super::harness::text(&eaten.stdout).trim(), "419430400", "400 MB fit in 128 MiB");
     assert_eq!(lab.run(&session, "echo here").await, "here");
-    assert!(super::harness::is_open(&lab.get("s").await));
+    assert!(super::reading::is_open(&lab.get("s").await));
     if !on_the_node() {
         return;
     }

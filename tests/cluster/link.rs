@@ -1,6 +1,7 @@
 //! Who may open the link of a session's pod: the token of that very pod, while its session lives, and nothing else.
 
-use super::harness::{DEBUG, Lab, PROBE_IMAGE, SYSTEM, kubectl, random, status, uid};
+use super::harness::{DEBUG, Lab, PROBE_IMAGE, SYSTEM, kubectl, random};
+use super::reading::{status, uid};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use kube::ResourceExt;

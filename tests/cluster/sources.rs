@@ -1,7 +1,8 @@
 //! What a session takes of a failed build, and what it must never take: the demo's path with canaries.
 
-use super::harness::{DEBUG, Lab, SYSTEM, eventually, kubectl, on_the_node, random, read, status, uid};
-use super::node;
+use super::harness::{DEBUG, Lab, SYSTEM, eventually, kubectl, random};
+use super::node::{self, on_the_node, read};
+use super::reading::{status, uid};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -140,11 +141,11 @@ async fn a_failed_job_without_its_secrets() {
     eventually("the Job's failure", 40, failed).await;
     lab.session("s", json!({ "source": { "job": { "name": "build-42" } }, "env": [{ "name": "EXTRA", "value": "given" }] })).await;
     let held = lab.until_reason("s", "SourceForbidden").await;
-    let message = super::harness::condition(&held, "Stalled").map(|stalled| stalled.message.clone()).unwrap_or_default();
+    let message = super::reading::condition(&held, "Stalled").map(|stalled| stalled.message.clone()).unwrap_or_default();
     assert!(message.contains("bind the ClusterRole sandglass-source-reader"), "{message}");
     assert_eq!(status(&held).pod, None);
     let_the_controller_read_builds(&lab).await;
-    let session = lab.until("s", 30, "open", super::harness::is_open).await;
+    let session = lab.until("s", 30, "open", super::reading::is_open).await;
 
     let image = status(&session).image.expect("an image");
     let pod = lab.pod(&session).await.expect("a pod");
@@ -179,7 +180,7 @@ async fn a_failed_pod_without_its_secrets() {
     let other = json!({ "source": { "pod": { "name": "runner-x", "container": "fetch" } }, "project": "other" });
     lab.session("fetch", other).await;
     let held = lab.until_reason("fetch", "SourceNotFound").await;
-    assert!(super::harness::open_message(&held).contains("its container fetch has not failed"), "{}", super::harness::open_message(&held));
+    assert!(super::reading::open_message(&held).contains("its container fetch has not failed"), "{}", super::reading::open_message(&held));
     assert_eq!(lab.pod(&held).await.map(|pod| uid_of(&pod)), None);
     assert_ne!(uid(&held), uid(&session));
 }

@@ -1,6 +1,7 @@
 //! One live session per project; the others wait their turn.
 
-use super::harness::{Lab, end_reason, is_true, open_message, status};
+use super::harness::Lab;
+use super::reading::{end_reason, is_true, open_message, status};
 use sandglass::api::debug_session::Phase;
 use serde_json::json;
 
@@ -22,7 +23,7 @@ async fn sessions_of_one_project_take_turns() {
     let client = client.args(["s", "echo landed"]).output();
     let end = async {
         let busy = lab.get("second").await;
-        assert!(!super::harness::is_open(&busy));
+        assert!(!super::reading::is_open(&busy));
         lab.change("first", json!({ "end": true })).await.expect("ended");
         lab.until_open("second").await
     };
