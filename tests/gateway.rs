@@ -325,3 +325,66 @@ async fn a_killed_launcher_is_started_anew() {
     eventually("the launcher to be gone", || !std::path::Path::new(&format!("/proc/{launcher}")).exists()).await;
     assert_eq!(bench.run(&["exit 5"], b"").await.status.code(), Some(5));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_behind_two_addresses_has_one_steady_link() {
+    // As in a cluster: the Service's address first, and from the replica its own.
+    let bench = Bench::without_agent(&Options::default()).await;
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    bench.gateway.registry.peers.send_replace(vec![proxy.local_addr().expect("address")]);
+    let accepted = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (counted, link) = (std::sync::Arc::clone(&accepted), bench.link);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = proxy.accept().await {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(link).await.expect("connected");
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    let mut bench = bench;
+    bench.start_agent(Vec::new());
+    eventually("the link by the replica's own address", || accepted.load(std::sync::atomic::Ordering::Relaxed) > 0).await;
+    bench.wait_for_link().await;
+    // Long enough for many redials, if there were any: they begin after 100 ms.
+    let until = Instant::now() + Duration::from_secs(2);
+    eventually("two seconds", || Instant::now() >= until).await;
+    assert_eq!(accepted.load(std::sync::atomic::Ordering::Relaxed), 1, "links by the replica's own address");
+    let log = std::fs::read_to_string(bench.path("agent.log")).expect("log");
+    assert!(log.matches("linked").count() <= 3, "{log}");
+    let output = bench.run(&["true"], b"").await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_stopped_did_not_succeed() {
+    // Of a pod whose containers all exit with 0 the kubelet reports Succeeded, and not that it evicted it.
+    let mut bench = Bench::start(Options::default()).await;
+    assert_eq!(bench.stop_agent(), Some(143));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_reaches_every_terminal_with_its_last_line() {
+    // OpenSSH drops what it has not shown yet, and the exit status, when a disconnect message comes along with them: a race,
+    // so many logins are cut at once.
+    let bench = Bench::start(Options::default()).await;
+    let mut logins = Vec::new();
+    for number in 0..20 {
+        let mut client = bench.client("ssh");
+        let output = std::fs::File::create(bench.path(&format!("login{number}"))).expect("created");
+        client.args(["-tt", "s", "echo he''re; exec sleep 600"]).stdin(Stdio::piped());
+        logins.push(client.stdout(output.try_clone().expect("cloned")).stderr(output).spawn().expect("ssh"));
+    }
+    let seen = |number: usize| text(&std::fs::read(bench.path(&format!("login{number}"))).expect("read"));
+    eventually("all logins", || (0..20).all(|number| seen(number).contains("here"))).await;
+    let began = Instant::now();
+    bench.change_session(|session| session.spec.end = true);
+    let ended = std::cell::RefCell::new(logins);
+    eventually("their ends", || ended.borrow_mut().iter_mut().all(|login| login.try_wait().expect("asked").is_some())).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "cut after {:?}", began.elapsed());
+    for (number, login) in ended.borrow_mut().iter_mut().enumerate() {
+        let (code, seen) = (login.wait().expect("ended").code(), seen(number));
+        assert!(code == Some(124) && seen.contains("sandglass: the session has ended"), "login {number}: {code:?} {seen}");
+    }
+}

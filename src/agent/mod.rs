@@ -101,10 +101,13 @@ async fn run(settings: AgentSettings, launcher: launcher::Launcher) -> Result<i3
     let code = tokio::select! {
         () = deadline.passed() => 0,
         () = probe::refused(verdict) => EXIT_REFUSED,
-        () = stopped() => 0,
+        () = stopped() => EXIT_STOPPED,
     };
     Ok(code)
 }
+
+/// Exit code after a signal to stop. Not 0: of a pod whose containers all succeeded the kubelet forgets that it evicted it.
+const EXIT_STOPPED: i32 = 128 + 15;
 
 /// SIGTERM and SIGINT, which PID 1 only sees when it asks for them.
 async fn stopped() {

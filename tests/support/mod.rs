@@ -155,6 +155,13 @@ impl Bench {
         self.agent.as_ref().expect("an agent").id()
     }
 
+    /// Sends the agent what the kubelet sends before it kills; gives its exit code.
+    pub fn stop_agent(&mut self) -> Option<i32> {
+        let mut agent = self.agent.take().expect("an agent");
+        Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().expect("kill");
+        agent.wait().expect("ended").code()
+    }
+
     /// Waits until the agent is linked and ready.
     pub async fn wait_for_link(&self) {
         let gateway = Arc::clone(&self.gateway);

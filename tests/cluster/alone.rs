@@ -1,0 +1,234 @@
+//! What needs the cluster for itself: replicas killed, a policy removed, the quota used up.
+
+use super::census::Census;
+use super::harness::{DEBUG, Lab, SYSTEM, eventually, finish, random, text};
+use super::node::{self, on_the_node};
+use super::reading::{condition, end_reason, has_ended, is_open, is_true, open_message, status};
+use chrono::Utc;
+use futures::FutureExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use sandglass::api::debug_session::Phase;
+use serde_json::json;
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+async fn replicas(lab: &Lab, component: &str) -> Vec<Pod> {
+    let of_component = ListParams::default().labels(&format!("app.kubernetes.io/component={component}"));
+    lab.api_in::<Pod>(SYSTEM).list(&of_component).await.expect("listed").items
+}
+
+/// Kills a replica as a node that loses power would: its processes first, so that it cannot say goodbye, then the object.
+async fn kill(lab: &Lab, pod: &Pod) {
+    if on_the_node() {
+        for process in node::processes_of(&pod.uid().expect("a UID")) {
+            process.signal("KILL");
+        }
+    }
+    let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    let _ = lab.api_in::<Pod>(SYSTEM).delete(&pod.name_any(), &at_once).await;
+}
+
+async fn until_complete(lab: &Lab, component: &str) {
+    let name = format!("sandglass-{component}");
+    let complete = async || {
+        let deployment: Deployment = lab.api_in(SYSTEM).get(&name).await.expect("a Deployment");
+        let ready = deployment.status.and_then(|status| status.ready_replicas);
+        ready == deployment.spec.and_then(|spec| spec.replicas) && replicas(lab, component).await.len() == 2
+    };
+    eventually(&format!("both replicas of {name}"), 60, complete).await;
+}
+
+async fn leader(lab: &Lab) -> Option<String> {
+    let lease: Lease = lab.api_in(SYSTEM).get("sandglass-controller").await.expect("the Lease");
+    let spec = lease.spec.expect("a spec");
+    let renewed = spec.renew_time?.0.as_second();
+    // A Lease of somebody dead runs out after 15 s.
+    spec.holder_identity.filter(|holder| !holder.is_empty() && Utc::now().timestamp() - renewed < 15)
+}
+
+/// A fraction of a second, other each time, and printed.
+async fn moment(longest_milliseconds: u64) {
+    let number: u64 = random(6).bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte));
+    let pause = number % longest_milliseconds;
+    println!("the leader is killed after {pause} ms");
+    tokio::time::sleep(Duration::from_millis(pause)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controller_is_killed_again_and_again() {
+    let lab = Lab::alone("crash").await;
+    until_complete(&lab, "controller").await;
+    let census = Census::begin(&lab).await;
+    let names = ["a", "b", "c", "d", "e"];
+    eventually("a leader", 30, async || leader(&lab).await.is_some()).await;
+    let kill_the_controllers = async || {
+        for pod in replicas(&lab, "controller").await {
+            kill(&lab, &pod).await;
+        }
+    };
+    let create = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        for name in names {
+            tick.tick().await;
+            lab.session(name, json!({ "project": name })).await;
+        }
+    };
+    // The first blow falls while they are being created, the second while the next leader takes them up.
+    tokio::join!(create, async {
+        moment(600).await;
+        kill_the_controllers().await;
+    });
+    let dead = leader(&lab).await;
+    eventually("another leader", 40, async || leader(&lab).await.is_some_and(|holder| Some(holder) != dead)).await;
+    moment(1500).await;
+    kill_the_controllers().await;
+    for name in names {
+        let session = lab.until(name, 90, "open", |session| is_open(session) || has_ended(session)).await;
+        assert!(is_open(&session), "{name}: {}", open_message(&session));
+        assert_eq!(census.pods_of(&session), 1, "pods ever of {name}");
+    }
+    // And while they end.
+    for name in names {
+        lab.change(name, json!({ "end": true })).await.expect("ended");
+    }
+    moment(300).await;
+    kill_the_controllers().await;
+    for name in names {
+        let session = lab.until_ended(name, 60).await;
+        assert_eq!((status(&session).phase, end_reason(&session).as_str()), (Some(Phase::Ended), "EndRequested"));
+        lab.until_no_pod(&session, 10).await;
+        assert_eq!(census.pods_of(&session), 1, "pods ever of {name}");
+    }
+    until_complete(&lab, "controller").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_gateway_takes_over() {
+    let lab = Lab::alone("failover").await;
+    until_complete(&lab, "gateway").await;
+    let session = lab.open("s", json!({})).await;
+    lab.run(&session, "echo still here > /tmp/mark").await;
+    for abruptly in [true, false] {
+        let before = status(&lab.get("s").await).connections.len();
+        let mut login = lab.stay(&session, "exec sleep 600").await;
+        let reported = lab.until("s", 10, "told of the login", |session| status(session).connections.len() > before).await;
+        let connections = status(&reported).connections;
+        let newest = connections.iter().filter(|one| one.ended_at.is_none()).max_by_key(|one| one.started_at.0).expect("a connection");
+        let mut serving = None;
+        for pod in replicas(&lab, "gateway").await {
+            let log = lab.api_in::<Pod>(SYSTEM).logs(&pod.name_any(), &kube::api::LogParams::default()).await.expect("a log");
+            if log.contains(&newest.id) {
+                serving = Some(pod);
+            }
+        }
+        let serving = serving.expect("the replica that serves the login");
+        if abruptly {
+            kill(&lab, &serving).await;
+        } else {
+            lab.api_in::<Pod>(SYSTEM).delete(&serving.name_any(), &DeleteParams::default()).await.expect("deleted");
+        }
+        let killed = Instant::now();
+        let (code, _) = login.ended(15).await;
+        assert_ne!(code.code(), Some(0));
+        if !abruptly {
+            assert!(login.seen().contains("this gateway restarts. The session goes on: log in again to get back"), "{}", login.seen());
+        }
+        loop {
+            let mut again = lab.client_of("ssh", &session);
+            again.args(["-o", "ConnectTimeout=2", "s", "cat /tmp/mark"]);
+            let again = finish(again, 20).await;
+            if again.status.success() {
+                assert_eq!(text(&again.stdout), "still here\n");
+                break;
+            }
+            assert!(killed.elapsed() < Duration::from_secs(10), "no login 10 s after the kill: {}", text(&again.stderr));
+        }
+        assert!(killed.elapsed() < Duration::from_secs(10), "logged in again after {:?}", killed.elapsed());
+        assert_eq!(status(&lab.get("s").await).pod, status(&session).pod, "the same pod");
+        assert!(is_open(&lab.get("s").await));
+        until_complete(&lab, "gateway").await;
+    }
+    // The new replicas have their own links to the pod: whichever is asked, it serves.
+    let landed = async || {
+        let both = tokio::join!(lab.ssh(&session, "cat /tmp/mark"), lab.ssh(&session, "cat /tmp/mark"));
+        both.0.status.success() && both.1.status.success()
+    };
+    for _ in 0..5 {
+        assert!(landed().await, "a login through the new replicas");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_default_deny_policy_nothing_opens() {
+    let lab = Lab::alone("policy").await;
+    let census = Census::begin(&lab).await;
+    let live = lab.open("live", json!({ "project": "live" })).await;
+    let policies = lab.api_in::<NetworkPolicy>(DEBUG);
+    let mut policy = policies.get("default-deny").await.expect("the policy");
+    policies.delete("default-deny", &DeleteParams::default()).await.expect("deleted");
+    let refused = AssertUnwindSafe(async {
+        lab.session("s", json!({})).await;
+        let held = lab.until_reason("s", "NamespaceNotIsolated").await;
+        let message = open_message(&held);
+        assert!(message.contains("the namespace sandglass-debug has no NetworkPolicy that selects every pod"), "{message}");
+        assert!(message.contains("apply the manifests of Sandglass"), "{message}");
+        assert!(is_true(&held, "Stalled"), "{:?}", condition(&held, "Stalled"));
+        assert_eq!((census.pods_of(&held), status(&held).pod.clone()), (0, None));
+        // What was open is not isolated any more either: it ends.
+        let ended = lab.until("live", 30, "over", has_ended).await;
+        assert_eq!(end_reason(&ended), "NamespaceNotIsolated", "{}", open_message(&ended));
+        lab.until_no_pod(&live, 15).await;
+    });
+    let outcome = refused.catch_unwind().await;
+    policy.metadata.managed_fields = None;
+    policy.metadata.resource_version = None;
+    policy.metadata.uid = None;
+    policies.create(&PostParams::default(), &policy).await.expect("the policy is back");
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+    let session = lab.until("s", 30, "open", is_open).await;
+    assert!(condition(&session, "Stalled").is_none());
+    assert_eq!(census.pods_of(&session), 1);
+    assert_eq!(lab.run(&session, "echo in").await, "in");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_quota_is_waiting() {
+    let lab = Lab::alone("quota").await;
+    let pods = lab.api_in::<Pod>(DEBUG);
+    let nobody_leaves =
+        async || pods.list(&ListParams::default()).await.expect("listed").iter().all(|pod| pod.metadata.deletion_timestamp.is_none());
+    eventually("pods of other tests to be gone", 40, nobody_leaves).await;
+    let standing = pods.list(&ListParams::default()).await.expect("listed").items.len();
+    let quotas = lab.api_in::<ResourceQuota>(DEBUG);
+    let name = format!("quota-{}", lab.namespace);
+    let quota: ResourceQuota =
+        serde_json::from_value(json!({ "metadata": { "name": name }, "spec": { "hard": { "pods": (standing + 1).to_string() } } }))
+            .expect("a quota");
+    quotas.create(&PostParams::default(), &quota).await.expect("created");
+    let outcome = AssertUnwindSafe(async {
+        let counted = async || quotas.get(&name).await.expect("the quota").status.is_some_and(|status| status.used.is_some());
+        eventually("the quota to be counted", 20, counted).await;
+        lab.open("first", json!({ "project": "a" })).await;
+        lab.session("second", json!({ "project": "b" })).await;
+        let waiting = lab.until_reason("second", "QuotaExceeded").await;
+        assert!(open_message(&waiting).contains("the debug namespace's quota is used up; waiting for room"), "{}", open_message(&waiting));
+        assert_eq!((status(&waiting).phase, status(&waiting).pod.clone()), (Some(Phase::Waiting), None));
+        assert!(!is_true(&waiting, "Stalled"), "nobody need do anything");
+        lab.change("first", json!({ "end": true })).await.expect("ended");
+        lab.until("second", 30, "open", is_open).await;
+        assert_eq!(end_reason(&lab.until_ended("first", 15).await), "EndRequested");
+    })
+    .catch_unwind()
+    .await;
+    quotas.delete(&name, &DeleteParams::default()).await.expect("deleted");
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
