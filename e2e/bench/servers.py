@@ -129,7 +129,7 @@ class Servers:
         at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         environment = {"PATH": os.environ.get("PATH", ""), "KUBECONFIG": self.path("kubeconfig"), "RUST_LOG": "warn"}
         self.launch("gateway", [self.gateway_program, "gateway", "--config", self.path("sandglass.yaml"), "--keys-dir", self.path("keys"),
-                                "--ssh", at["sandglass"], "--link", at["link"], "--advertise", at["link"], "--health", at["health"]], env=environment)
+                                "--ssh", at["sandglass"], "--link", at["link"], "--advertise", "127.0.0.1", "--health", at["health"]], env=environment)
         self.await_port("gateway", "link")
         self.write("token", TOKEN)
         settings = {

@@ -307,10 +307,11 @@ async fn pump_shared(mut source: impl Source, stream: u8, sink: &tokio::sync::Mu
 }
 
 /// Waits for output, then takes what else is there at once, up to a full frame. `None` at the end of file.
-async fn next_frame(source: &mut impl Source, stream: u8, buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
+async fn next_frame<S: Source>(source: &mut S, stream: u8, buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
+    let size = S::READ;
     // Dropped while it waits, it is begun anew with the same buffer.
     buffer.clear();
-    buffer.reserve(READ_SIZE + 1);
+    buffer.reserve(size + 1);
     buffer.put_u8(stream);
     loop {
         source.readable().await?;
@@ -321,7 +322,7 @@ async fn next_frame(source: &mut impl Source, stream: u8, buffer: &mut BytesMut)
             Err(failure) => return Err(failure),
         }
     }
-    while buffer.len() > READ_SIZE / 2 && buffer.len() < frame::FULL {
+    while buffer.len() > size / 2 && buffer.len() < frame::FULL {
         buffer.reserve(frame::FULL + 1 - buffer.len());
         // An end of file or a failure comes again with the next frame.
         if !matches!(source.try_read(buffer), Ok(1..)) {
@@ -333,6 +334,9 @@ async fn next_frame(source: &mut impl Source, stream: u8, buffer: &mut BytesMut)
 
 /// Where output comes from: read without waiting, into the frame itself.
 trait Source {
+    /// Smallest free space worth a read.
+    const READ: usize = READ_SIZE;
+
     async fn readable(&mut self) -> std::io::Result<()>;
     fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize>;
 }
@@ -368,6 +372,8 @@ impl Source for tokio::net::unix::OwnedReadHalf {
 const TERMINAL_READ: usize = 4096;
 
 impl Source for &AsyncFd<OwnedFd> {
+    const READ: usize = TERMINAL_READ;
+
     async fn readable(&mut self) -> std::io::Result<()> {
         AsyncFd::readable(self).await.map(|mut ready| ready.retain_ready())
     }

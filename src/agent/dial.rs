@@ -2,6 +2,7 @@
 
 use super::AgentError;
 use crate::link::SERVER_NAME;
+use crate::link::read_ahead::ReadAhead;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::io;
@@ -17,7 +18,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 /// A WebSocket to a gateway.
-pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
+pub type Socket = WebSocketStream<TlsStream<ReadAhead>>;
 
 /// Limit for the whole of dialling.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -93,11 +94,11 @@ impl Dialer {
         let stream = TcpStream::connect(address).await.map_err(connect)?;
         crate::link::keep_alive(&stream);
         let name = ServerName::try_from(SERVER_NAME).map_err(|failure| refused(failure.to_string()))?;
-        let stream = self.connector.connect(name, stream).await.map_err(connect)?;
+        let stream = self.connector.connect(name, ReadAhead::new(stream)).await.map_err(connect)?;
         let mut request = format!("wss://{SERVER_NAME}{path}").into_client_request().map_err(|failure| refused(failure.to_string()))?;
         let bearer = HeaderValue::try_from(format!("Bearer {}", bearer.trim())).map_err(|failure| refused(failure.to_string()))?;
         request.headers_mut().insert("authorization", bearer);
-        let configuration = WebSocketConfig::default().read_buffer_size(16 * 1024).write_buffer_size(0).max_message_size(Some(1 << 20));
+        let configuration = WebSocketConfig::default().read_buffer_size(8 * 1024).write_buffer_size(0).max_message_size(Some(1 << 20));
         let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(configuration))
             .await
             .map_err(|failure| refused(reason(failure)))?;

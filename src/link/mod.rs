@@ -3,6 +3,7 @@
 
 pub mod frame;
 pub mod message;
+pub mod read_ahead;
 #[cfg(feature = "server")]
 pub mod registry;
 #[cfg(feature = "server")]

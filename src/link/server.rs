@@ -1,6 +1,7 @@
 //! The gateway's end of the link: TLS 1.3, HTTP/1.1, two WebSocket paths. Who may come in is the [`Authority`]'s decision.
 
 use super::message::{ToAgent, ToGateway};
+use super::read_ahead::ReadAhead;
 use super::registry::Registry;
 use super::{CHANNEL_PATH, CONTROL_PATH};
 use futures_util::{SinkExt, StreamExt};
@@ -24,7 +25,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tracing::{info, warn};
 
 /// A channel's WebSocket at the gateway.
-pub type ChannelSocket = WebSocketStream<TlsStream<TcpStream>>;
+pub type ChannelSocket = WebSocketStream<TlsStream<ReadAhead>>;
 
 /// The pod behind a token, once the authority has let it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,7 +134,7 @@ async fn serve_connection<A: Authority>(
     authority: Arc<A>,
 ) {
     super::keep_alive(&stream);
-    let Ok(stream) = tls.accept(stream).await else { return };
+    let Ok(stream) = tls.accept(ReadAhead::new(stream)).await else { return };
     let service = hyper::service::service_fn(move |request| {
         let (registry, authority) = (Arc::clone(&registry), Arc::clone(&authority));
         async move { Ok::<_, std::convert::Infallible>(answer(request, peer, registry, authority).await) }
@@ -218,9 +219,9 @@ fn switching(accept: &str) -> Response<Full<Bytes>> {
 /// The socket itself, without hyper's wrapping.
 async fn upgraded(request: Request<Incoming>) -> Option<ChannelSocket> {
     let upgraded = hyper::upgrade::on(request).await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<TlsStream<ReadAhead>>>().ok()?;
     let configuration = WebSocketConfig::default()
-        .read_buffer_size(8 * 1024)
+        .read_buffer_size(17 * 1024)
         .write_buffer_size(0)
         .max_message_size(Some(1 << 20))
         .max_frame_size(Some(1 << 20));
