@@ -3,26 +3,25 @@
 use super::dial::Socket;
 use super::launch::{Running, Streams, launch};
 use super::link::Agent;
+use super::pump::{Source, pump, pump_shared, pump_terminal};
 use super::{forward, supervisor};
 use crate::link::frame;
 use crate::link::message::{Exit, Process, Size, Start};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-type Sink = SplitSink<Socket, Message>;
+/// The outgoing half of a channel's socket.
+pub type Sink = SplitSink<Socket, Message>;
 type Incoming = SplitStream<Socket>;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// Smallest free space worth a read: below it the frame is sent and a new one begun.
-const READ_SIZE: usize = 32 * 1024;
 
 /// Serves `start` on the socket that `dial` gives, until either side is done. Dropping the future kills what was started.
 ///
@@ -257,140 +256,6 @@ fn decode(message: Message) -> Option<(u8, Bytes)> {
 
 fn binary(frame: Bytes) -> Message {
     Message::Binary(frame)
-}
-
-async fn pump(mut source: impl Source, stream: u8, sink: &mut Sink) -> std::io::Result<()> {
-    let mut buffer = BytesMut::new();
-    while let Some(frame) = next_frame(&mut source, stream, &mut buffer).await? {
-        sink.send(binary(frame)).await.map_err(std::io::Error::other)?;
-    }
-    Ok(())
-}
-
-/// How long a terminal may still bring what its program wrote before it ended.
-const TAIL: Duration = Duration::from_millis(50);
-/// Frames after the program's end: others may hold the terminal open and write for ever.
-const TAIL_FRAMES: u32 = 64;
-
-/// As [`pump_shared`]; once the program has `exited`, only what it left behind.
-async fn pump_terminal(
-    mut master: &AsyncFd<OwnedFd>,
-    sink: &tokio::sync::Mutex<Sink>,
-    exited: &tokio::sync::Notify,
-) -> std::io::Result<()> {
-    let mut buffer = BytesMut::new();
-    let mut left = None;
-    while left != Some(0) {
-        let frame = tokio::select! {
-            biased;
-            frame = next_frame(&mut master, frame::STDOUT, &mut buffer) => frame?,
-            () = exited.notified(), if left.is_none() => {
-                left = Some(TAIL_FRAMES);
-                continue;
-            }
-            () = tokio::time::sleep(TAIL), if left.is_some() => None,
-        };
-        let Some(frame) = frame else { return Ok(()) };
-        // However slow the user's line: what was written is delivered.
-        sink.lock().await.send(binary(frame)).await.map_err(std::io::Error::other)?;
-        left = left.map(|frames| frames - 1);
-    }
-    Ok(())
-}
-
-async fn pump_shared(mut source: impl Source, stream: u8, sink: &tokio::sync::Mutex<Sink>) -> std::io::Result<()> {
-    let mut buffer = BytesMut::new();
-    while let Some(frame) = next_frame(&mut source, stream, &mut buffer).await? {
-        sink.lock().await.send(binary(frame)).await.map_err(std::io::Error::other)?;
-    }
-    Ok(())
-}
-
-/// Waits for output, then takes what else is there at once, up to a full frame. `None` at the end of file.
-async fn next_frame<S: Source>(source: &mut S, stream: u8, buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
-    let size = S::READ;
-    // Dropped while it waits, it is begun anew with the same buffer.
-    buffer.clear();
-    buffer.reserve(size + 1);
-    buffer.put_u8(stream);
-    loop {
-        source.readable().await?;
-        match source.try_read(buffer) {
-            Ok(0) => return Ok(None),
-            Ok(_) => break,
-            Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(failure) => return Err(failure),
-        }
-    }
-    while buffer.len() > size / 2 && buffer.len() < frame::FULL {
-        buffer.reserve(frame::FULL + 1 - buffer.len());
-        // An end of file or a failure comes again with the next frame.
-        if !matches!(source.try_read(buffer), Ok(1..)) {
-            break;
-        }
-    }
-    Ok(Some(buffer.split().freeze()))
-}
-
-/// Where output comes from: read without waiting, into the frame itself.
-trait Source {
-    /// Smallest free space worth a read.
-    const READ: usize = READ_SIZE;
-
-    async fn readable(&mut self) -> std::io::Result<()>;
-    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize>;
-}
-
-impl Source for &tokio::net::unix::pipe::Receiver {
-    async fn readable(&mut self) -> std::io::Result<()> {
-        tokio::net::unix::pipe::Receiver::readable(self).await
-    }
-    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize> {
-        self.try_read_buf(buffer)
-    }
-}
-
-impl Source for tokio::net::tcp::OwnedReadHalf {
-    async fn readable(&mut self) -> std::io::Result<()> {
-        tokio::net::tcp::OwnedReadHalf::readable(self).await
-    }
-    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize> {
-        self.try_read_buf(buffer)
-    }
-}
-
-impl Source for tokio::net::unix::OwnedReadHalf {
-    async fn readable(&mut self) -> std::io::Result<()> {
-        tokio::net::unix::OwnedReadHalf::readable(self).await
-    }
-    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize> {
-        self.try_read_buf(buffer)
-    }
-}
-
-/// A terminal gives at most this much at once.
-const TERMINAL_READ: usize = 4096;
-
-impl Source for &AsyncFd<OwnedFd> {
-    const READ: usize = TERMINAL_READ;
-
-    async fn readable(&mut self) -> std::io::Result<()> {
-        AsyncFd::readable(self).await.map(|mut ready| ready.retain_ready())
-    }
-
-    fn try_read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize> {
-        let mut chunk = [0; TERMINAL_READ];
-        let outcome = self.try_io(tokio::io::Interest::READABLE, |master| rustix::io::read(master, &mut chunk).map_err(Into::into));
-        match outcome {
-            // Nobody has it open any more.
-            Err(failure) if failure.raw_os_error() == Some(nix::libc::EIO) => Ok(0),
-            Err(failure) => Err(failure),
-            Ok(count) => {
-                buffer.extend_from_slice(chunk.get(..count).unwrap_or_default());
-                Ok(count)
-            }
-        }
-    }
 }
 
 #[cfg(test)]

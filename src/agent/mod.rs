@@ -18,6 +18,7 @@ mod link;
 mod log;
 mod plan;
 mod probe;
+mod pump;
 mod reaper;
 mod sftp;
 mod supervisor;

@@ -250,3 +250,72 @@ fn restrict(authorized: &mut Authorized, certificate: &Certificate) {
     authorized.forced_command =
         certificate.critical_options().iter().find(|(name, _)| *name == "force-command").map(|(_, value)| value.clone());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::TimeDelta;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ test";
+    const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBmW3Yf9w2wXr5Yn7yjIuPZ1kVfXWnq0VQ0cKfYH3Z6w other";
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).expect("valid")
+    }
+
+    /// A session that has 20 of its 30 minutes left, changed by `change`.
+    fn decide(key: &str, change: impl FnOnce(&mut DebugSession)) -> Result<Authorized, Denied> {
+        let created = (now() - TimeDelta::minutes(10)).to_rfc3339();
+        let mut object: DebugSession = serde_json::from_value(serde_json::json!({
+            "apiVersion": "sandglass.dev/v1alpha1", "kind": "DebugSession",
+            "metadata": { "name": "x", "namespace": "ci", "uid": "u", "creationTimestamp": created },
+            "spec": { "source": { "image": "i" }, "requester": "r", "access": { "authorizedKeys": [KEY] } }
+        }))
+        .expect("an object");
+        change(&mut object);
+        let configuration = Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\n").expect("valid");
+        let Ok(key) = PublicKey::from_openssh(key) else { return Err(Denied::NoAccess) };
+        authorize(&Credential::Key(key), &object, &configuration, "192.0.2.1".parse().expect("address"), now())
+    }
+
+    #[test]
+    fn the_right_key_gets_what_the_object_allows() {
+        let authorized = decide(KEY, |_| {}).expect("let in");
+        assert_eq!(authorized.expires_at(), now() + TimeDelta::minutes(20));
+        assert!(authorized.allows(Capability::Sftp) && authorized.allows_terminal());
+        assert!(!authorized.allows(Capability::LocalForward) && !authorized.allows(Capability::AgentForward));
+        assert_eq!(authorized.forced_command(), None);
+        assert_eq!(decide(OTHER, |_| {}), Err(Denied::NoAccess));
+    }
+
+    #[test]
+    fn an_object_that_is_over_lets_nobody_in() {
+        let time = |time: DateTime<Utc>| serde_json::from_value(time.to_rfc3339().into()).expect("time");
+        assert_eq!(decide(KEY, |object| object.spec.ttl = "10m".into()), Err(Denied::Expired));
+        assert_eq!(decide(KEY, |object| object.spec.not_after = Some(time(now()))), Err(Denied::Expired));
+        assert!(matches!(decide(KEY, |object| object.spec.end = true), Err(Denied::Ended(_))));
+        assert_eq!(decide(KEY, |object| object.metadata.deletion_timestamp = Some(time(now()))), Err(Denied::Deleted));
+        let failed = |object: &mut DebugSession| {
+            let status = serde_json::json!({ "phase": "Failed", "endReason": "OutOfMemory" });
+            object.status = Some(serde_json::from_value(status).expect("status"));
+        };
+        assert_eq!(decide(KEY, failed), Err(Denied::Ended("OutOfMemory".into())));
+        assert!(matches!(decide(KEY, |object| object.spec.ttl = "soon".into()), Err(Denied::Ended(_))), "fails closed");
+    }
+
+    #[test]
+    fn the_cap_of_the_installation_counts_also_for_objects_made_before_it() {
+        let authorized = decide(KEY, |object| object.spec.ttl = "5h".into()).expect("let in");
+        assert_eq!(authorized.expires_at(), now() + TimeDelta::minutes(50));
+    }
+
+    #[test]
+    fn source_addresses_are_networks_or_addresses() {
+        let source = |text: &str| text.parse().expect("address");
+        assert!(source_matches("10.0.0.0/8, 192.0.2.1", source("192.0.2.1")));
+        assert!(source_matches("192.0.2.0/24", source("::ffff:192.0.2.9")), "an IPv4 client of a listener for both");
+        assert!(source_matches("2001:db8::/32", source("2001:db8::1")));
+        assert!(!source_matches("192.0.2.0/24", source("198.51.100.1")));
+        assert!(!source_matches("", source("192.0.2.1")) && !source_matches("nonsense", source("192.0.2.1")));
+    }
+}
