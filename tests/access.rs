@@ -269,6 +269,22 @@ async fn the_link_takes_only_the_sessions_own_pod() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_faster_than_the_news_of_its_pod_is_let_in_at_once() {
+    let bench = Bench::without_agent(&Options { change: |session| session.status = None, ..Options::default() }).await;
+    let dialled = support::dial_link(&bench, CONTROL_PATH, support::TOKEN);
+    let news = async {
+        // The link is being reviewed by now; then the controller's status comes.
+        tokio::task::yield_now().await;
+        bench.change_session(|session| {
+            let status = serde_json::json!({ "pod": { "namespace": "d", "name": "p", "uid": support::POD_UID } });
+            session.status = Some(serde_json::from_value(status).expect("status"));
+        });
+    };
+    let (socket, ()) = tokio::join!(dialled, news);
+    assert!(socket.is_ok(), "{:?}", socket.err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_agent_is_disconnected_and_harms_nobody() {
     let bench = Bench::start(Options::default()).await;
     let mut socket = support::dial_link(&bench, CONTROL_PATH, support::TOKEN).await.expect("linked");

@@ -2,18 +2,23 @@
 
 use super::Gateway;
 use super::report::{Event, Report};
+use crate::api::DebugSession;
 use crate::api::debug_session::LinkState;
 use crate::domain::access::deadline;
 use crate::domain::names::ObjectName;
 use crate::link::message::ToGateway;
 use crate::link::server::{Admitted, Authority, Refusal};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Reviews tokens. The one piece that asks the API server, so that tests can stand in for it.
 pub trait TokenReviewer: Send + Sync + 'static {
     /// UID of the pod a token was issued to.
     fn review(&self, token: &str) -> impl Future<Output = Result<String, Refusal>> + Send;
 }
+
+/// How long news of a session may be behind its pod.
+const NEWS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Admits the pods that sessions name in their status.
 pub struct Admission<R> {
@@ -29,6 +34,25 @@ impl<R> Admission<R> {
     }
 }
 
+impl<R: TokenReviewer> Admission<R> {
+    /// The session that names this pod. A new pod's agent may be faster than the news of its name in status: it is waited for.
+    async fn session_of(&self, pod_uid: &str) -> Option<Arc<DebugSession>> {
+        let directory = &self.gateway.directory;
+        let mut changes = directory.subscribe();
+        let known = async {
+            loop {
+                if let Some(session) = directory.of_pod(pod_uid) {
+                    return session;
+                }
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(NEWS_PATIENCE, known).await.ok()
+    }
+}
+
 fn denied(reason: &str) -> Refusal {
     Refusal::Denied(reason.to_owned())
 }
@@ -37,7 +61,7 @@ impl<R: TokenReviewer> Authority for Admission<R> {
     async fn admit(&self, token: &str) -> Result<Admitted, Refusal> {
         let pod_uid = self.reviewer.review(token).await?;
         // The API server answers from a cache: a deleted pod's token passes for a while. The session decides.
-        let session = self.gateway.directory.of_pod(&pod_uid).ok_or_else(|| denied("no session has this pod"))?;
+        let session = self.session_of(&pod_uid).await.ok_or_else(|| denied("no session has this pod"))?;
         let end = deadline(&session, self.gateway.configuration.ttl_cap()).ok_or_else(|| denied("the session has no deadline"))?;
         let status = session.status.as_ref();
         if (self.gateway.now)() >= end || session.spec.end || status.is_some_and(|status| status.ended_at.is_some()) {
