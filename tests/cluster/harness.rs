@@ -10,7 +10,7 @@ use russh::keys::ssh_key::LineEnding;
 use sandglass::api::DebugSession;
 use sandglass::api::names::OWNER_UID;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -236,7 +236,7 @@ impl Lab {
         let connection = status(session).connection.unwrap_or_else(|| panic!("{} has no connection in its status", session.name_any()));
         let folder = self.folder.path().display();
         let known_hosts = self.path(&format!("{}.known_hosts", session.name_any()));
-        std::fs::write(&known_hosts, connection.known_hosts.join("\n") + "\n").expect("written");
+        replace_file(&known_hosts, &(connection.known_hosts.join("\n") + "\n"));
         let configuration = self.path(&format!("{}.ssh_config", session.name_any()));
         let text = format!(
             "Host s\n HostName {}\n Port {}\n User {}\n IdentityFile {folder}/id\n IdentitiesOnly yes\n BatchMode yes\n ConnectTimeout 10\n \
@@ -246,7 +246,7 @@ impl Lab {
             connection.user,
             known_hosts.display()
         );
-        std::fs::write(&configuration, text).expect("written");
+        replace_file(&configuration, &text);
         let mut command = Command::new(program);
         command.arg("-F").arg(configuration).env_remove("SSH_AUTH_SOCK").stdin(Stdio::null()).kill_on_drop(true);
         command
@@ -273,8 +273,14 @@ impl Lab {
         let mut client = self.client_of("ssh", session);
         client.args(["-tt", "s", &format!("echo he''re; {command}")]);
         client.stdin(Stdio::piped()).stdout(file.try_clone().expect("cloned")).stderr(file);
-        let login = Login { child: client.spawn().expect("ssh"), output };
-        eventually("the login", 30, async || login.seen().contains("here")).await;
+        let mut login = Login { child: client.spawn().expect("ssh"), output };
+        let began = Instant::now();
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        while !login.seen().contains("here") {
+            let waits = login.goes_on() && began.elapsed() < Duration::from_secs(30);
+            assert!(waits, "no login after {:?}: {}", began.elapsed(), login.seen());
+            tick.tick().await;
+        }
         login
     }
 
@@ -314,6 +320,13 @@ impl Lab {
             println!("--- {title} ({namespace})\n{}", lines[lines.len().saturating_sub(150)..].join("\n"));
         }
     }
+}
+
+/// Writes a file that another client may be reading: it finds the old one or the new one, never half of it.
+fn replace_file(path: &Path, text: &str) {
+    let new = path.with_extension(suffix());
+    std::fs::write(&new, text).expect("written");
+    std::fs::rename(new, path).expect("renamed");
 }
 
 /// Runs kubectl; what it prints.
