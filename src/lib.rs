@@ -1,8 +1,8 @@
 //! Sandglass: access that exists for half an hour and then is gone.
 //!
 //! The rooms, from top to bottom; an upper one may use a lower one, never the reverse and never sideways:
-//! `runtime` and `cli`, the controllers (`debug_session`, `sweeper`), the data path (`gateway`, `link`, `agent`),
-//! `kubernetes` (the adapter), `domain` and `api` (pure).
+//! `runtime` and `cli`, the controllers (`debug_session`, `sweeper`), the data path (`gateway`, `link`, `agent`), `recording`,
+//! `kubernetes` and `store` (the adapters), `domain` and `api` (pure).
 
 #[cfg(feature = "agent")]
 pub mod agent;
@@ -20,6 +20,10 @@ pub mod gateway;
 pub mod kubernetes;
 pub mod link;
 #[cfg(feature = "server")]
+pub mod recording;
+#[cfg(feature = "server")]
 pub mod runtime;
+#[cfg(feature = "server")]
+pub mod store;
 #[cfg(feature = "server")]
 pub mod sweeper;

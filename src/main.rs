@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use sandglass::cli::recordings::{self, Place};
 use sandglass::cli::{self, Installed};
 use sandglass::runtime::{controller, gateway, logs};
 use std::io::Write as _;
@@ -32,12 +33,20 @@ enum Command {
         after_help = "Example:\n  sandglass gateway --config sandglass.yaml --keys-dir /etc/sandglass-keys --ssh 0.0.0.0:2222 --link 0.0.0.0:8443"
     )]
     Gateway(Gateway),
-    /// Makes the installation's host key and link CA where they are missing, and publishes their public halves.
+    /// Makes the installation's host key, link CA and recording key where they are missing, and publishes their public halves.
     #[command(after_help = "Example:\n  sandglass install-keys --namespace sandglass-system")]
     InstallKeys {
         /// Namespace of the Secret sandglass-gateway-keys and the `ConfigMap` sandglass-public.
         #[arg(long, value_name = "NAME", default_value = "sandglass-system")]
         namespace: String,
+    },
+    /// Finds, replays, verifies and exports recordings.
+    #[command(after_help = "Example:\n  sandglass recordings list --store s3://recordings --since 7d")]
+    Recordings {
+        #[command(flatten)]
+        place: Place,
+        #[command(subcommand)]
+        command: recordings::Command,
     },
     /// Looks at configuration files.
     #[command(subcommand)]
@@ -74,7 +83,7 @@ struct Gateway {
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = "/etc/sandglass/sandglass.yaml")]
     config: PathBuf,
-    /// Folder with `ssh_host_ed25519_key`, `link-ca.crt` and `link-ca.key`: the Secret that `install-keys` makes.
+    /// Folder with `ssh_host_ed25519_key`, `recording_ed25519_key`, `link-ca.crt` and `link-ca.key`: the Secret that `install-keys` makes.
     #[arg(long, value_name = "DIR", default_value = "/etc/sandglass-keys")]
     keys_dir: PathBuf,
     /// Where users come in.
@@ -115,7 +124,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match run(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             // One line: what failed, and after each colon why.
             eprintln!("sandglass: {}", format!("{error:#}").replace('\n', " "));
@@ -142,8 +152,10 @@ fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+/// Gives whether all is well: a recording that cannot be verified is no error, but no success either.
+fn run(command: Command) -> anyhow::Result<bool> {
     match command {
+        Command::Recordings { place, command } => return runtime()?.block_on(recordings::run(&place, command)),
         Command::Controller(arguments) => {
             logs::start();
             runtime()?.block_on(controller::run(options(arguments)))
@@ -158,6 +170,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 advertise: arguments.advertise,
                 health: arguments.health,
                 namespace: arguments.namespace.or_else(|| variable("POD_NAMESPACE")).unwrap_or_else(|| "sandglass-system".into()),
+                name: variable("POD_NAME").or_else(|| variable("HOSTNAME")).unwrap_or_else(|| "gateway".into()),
             }))
         }
         Command::InstallKeys { namespace } => match runtime()?.block_on(cli::install_keys(&namespace))? {
@@ -171,6 +184,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Crds => print(&cli::crds()?),
         Command::ApiDocs => print(&cli::api_docs()?),
     }
+    .map(|()| true)
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

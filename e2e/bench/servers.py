@@ -125,7 +125,7 @@ class Servers:
             "clusters": [{"name": "bench", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
             "users": [{"name": "bench", "user": {}}],
             "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}]}))
-        self.write("sandglass.yaml", "gateway: { host: 127.0.0.1 }\nsessions: { agentImage: none }\n")
+        self.write("sandglass.yaml", "gateway: { host: 127.0.0.1 }\nsessions: { agentImage: none }\nrecording: { mode: Off }\n")
         at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         environment = {"PATH": os.environ.get("PATH", ""), "KUBECONFIG": self.path("kubeconfig"), "RUST_LOG": "warn"}
         self.launch("gateway", [self.gateway_program, "gateway", "--config", self.path("sandglass.yaml"), "--keys-dir", self.path("keys"),

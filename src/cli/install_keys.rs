@@ -1,4 +1,4 @@
-//! `sandglass install-keys`: makes the installation's host key and link CA, once, and publishes their public halves.
+//! `sandglass install-keys`: makes the installation's host key, link CA and recording key, once, and publishes their public halves.
 
 use anyhow::Context as _;
 use k8s_openapi::ByteString;
@@ -11,7 +11,7 @@ use russh::keys::ssh_key::LineEnding;
 use std::collections::BTreeMap;
 
 use crate::api::names::{MANAGED_BY, MANAGED_BY_VALUE};
-use crate::gateway::keys::{HOST_KEY, HOST_KEY_PUBLIC, LINK_CA, LINK_CA_KEY, new_ed25519};
+use crate::gateway::keys::{HOST_KEY, HOST_KEY_PUBLIC, LINK_CA, LINK_CA_KEY, RECORDING_KEY, RECORDING_KEY_PUBLIC, new_ed25519};
 use crate::kubernetes::{call, call_or_absent, connect};
 use crate::link::tls;
 
@@ -67,10 +67,14 @@ fn new_secret() -> anyhow::Result<Secret> {
     let host_key = new_ed25519()?;
     let (certificate, key) = tls::new_authority()?;
     let host_key = host_key.to_openssh(LineEnding::LF).context("failed to encode the host key")?;
-    let data = [(HOST_KEY, host_key.as_bytes()), (LINK_CA, certificate.as_bytes()), (LINK_CA_KEY, key.expose().as_bytes())]
-        .into_iter()
-        .map(|(name, bytes)| (name.to_owned(), ByteString(bytes.to_vec())))
-        .collect();
+    let recording_key = new_ed25519()?.to_openssh(LineEnding::LF).context("failed to encode the recording key")?;
+    let data = [
+        (HOST_KEY, host_key.as_bytes()),
+        (RECORDING_KEY, recording_key.as_bytes()),
+        (LINK_CA, certificate.as_bytes()),
+        (LINK_CA_KEY, key.expose().as_bytes()),
+    ];
+    let data = data.into_iter().map(|(name, bytes)| (name.to_owned(), ByteString(bytes.to_vec()))).collect();
     Ok(Secret { metadata: metadata(SECRET), data: Some(data), type_: Some("Opaque".into()), ..Secret::default() })
 }
 
@@ -80,12 +84,19 @@ fn public_halves(secret: &Secret) -> anyhow::Result<BTreeMap<String, String>> {
         bytes.with_context(|| format!("the Secret {SECRET} lacks {name}: add it, or delete the Secret to have new keys made"))
     };
     entry(LINK_CA_KEY)?;
-    let host_key = PrivateKey::from_openssh(&entry(HOST_KEY)?.0)
-        .ok()
-        .with_context(|| format!("{HOST_KEY} in the Secret {SECRET} is not a private key in OpenSSH format"))?;
-    let public = host_key.public_key().to_openssh().context("failed to encode the host key's public half")?;
+    let public_half = |name: &str| -> anyhow::Result<String> {
+        let key = PrivateKey::from_openssh(&entry(name)?.0)
+            .ok()
+            .with_context(|| format!("{name} in the Secret {SECRET} is not a private key in OpenSSH format"))?;
+        let public = key.public_key().to_openssh().with_context(|| format!("failed to encode the public half of {name}"))?;
+        Ok(format!("{public}\n"))
+    };
     let certificate = String::from_utf8(entry(LINK_CA)?.0.clone()).with_context(|| format!("{LINK_CA} is not PEM"))?;
-    Ok(BTreeMap::from([(HOST_KEY_PUBLIC.to_owned(), format!("{public}\n")), (LINK_CA.to_owned(), certificate)]))
+    Ok(BTreeMap::from([
+        (HOST_KEY_PUBLIC.to_owned(), public_half(HOST_KEY)?),
+        (RECORDING_KEY_PUBLIC.to_owned(), public_half(RECORDING_KEY)?),
+        (LINK_CA.to_owned(), certificate),
+    ]))
 }
 
 async fn publish(client: &Client, namespace: &str, data: BTreeMap<String, String>) -> anyhow::Result<()> {
@@ -114,7 +125,10 @@ mod tests {
     fn public_halves_hold_nothing_private_and_a_missing_one_is_named() {
         let mut secret = new_secret().expect("made");
         let public = public_halves(&secret).expect("whole");
-        assert!(public[HOST_KEY_PUBLIC].starts_with("ssh-ed25519 "));
+        for name in [HOST_KEY_PUBLIC, RECORDING_KEY_PUBLIC] {
+            assert!(public[name].starts_with("ssh-ed25519 "), "{name}");
+        }
+        assert_ne!(public[HOST_KEY_PUBLIC], public[RECORDING_KEY_PUBLIC]);
         assert!(public.values().all(|value| !value.contains("PRIVATE")));
         secret.data.as_mut().expect("data").remove(LINK_CA_KEY);
         assert!(public_halves(&secret).expect_err("not whole").to_string().contains(LINK_CA_KEY));

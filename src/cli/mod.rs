@@ -1,9 +1,11 @@
-//! What `sandglass` does instead of running for ever: printing the custom resource definitions and their documentation, and
-//! making the installation's keys.
+//! What `sandglass` does instead of running for ever: printing the custom resource definitions and their documentation,
+//! making the installation's keys, and reading recordings.
 
 mod api_docs;
 mod crds;
 mod install_keys;
+pub mod recordings;
+pub mod replay;
 
 pub use api_docs::api_docs;
 pub use crds::crds;

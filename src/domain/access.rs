@@ -34,6 +34,15 @@ impl Credential {
             Self::Certificate(certificate, _) => certificate.public_key().fingerprint(HashAlg::Sha256).to_string(),
         }
     }
+
+    /// Id and serial of the certificate, for the records.
+    #[must_use]
+    pub fn certificate(&self) -> Option<String> {
+        match self {
+            Self::Key(_) => None,
+            Self::Certificate(certificate, _) => Some(format!("{} (serial {})", certificate.key_id(), certificate.serial())),
+        }
+    }
 }
 
 /// What an authorized client may do. Only [`authorize`] makes one.
@@ -273,7 +282,7 @@ mod tests {
         }))
         .expect("an object");
         change(&mut object);
-        let configuration = Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\n").expect("valid");
+        let configuration = Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\nrecording: { mode: Off }\n").expect("valid");
         let Ok(key) = PublicKey::from_openssh(key) else { return Err(Denied::NoAccess) };
         authorize(&Credential::Key(key), &object, &configuration, "192.0.2.1".parse().expect("address"), now())
     }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::lifetime::parse_duration;
+use super::recording::Recording;
 use super::quantity::thousandths;
 
 /// The whole file. Unknown fields are refused; everything has a default but `gateway.host` and `sessions.agentImage`.
@@ -39,6 +40,9 @@ pub struct Configuration {
     /// Limits before login.
     #[serde(default)]
     pub login: LoginLimits,
+    /// Whether users are recorded, and where to.
+    #[serde(default)]
+    pub recording: Recording,
 }
 
 /// Where users and agents find the gateway.
@@ -200,7 +204,7 @@ pub enum ConfigurationError {
     },
 }
 
-fn refuse(field: impl Into<String>, problem: impl Into<String>) -> ConfigurationError {
+pub(super) fn refuse(field: impl Into<String>, problem: impl Into<String>) -> ConfigurationError {
     ConfigurationError::Value { field: field.into(), problem: problem.into() }
 }
 
@@ -231,6 +235,7 @@ impl Configuration {
             return Err(refuse("gateway.port", "must be between 1 and 65535"));
         }
         self.sessions.check()?;
+        self.recording.check()?;
         for (index, allowed) in self.allowed_images.iter().enumerate() {
             if allowed.prefix.is_empty() {
                 return Err(refuse(
@@ -311,7 +316,7 @@ fn check_label(field: &str, value: &str) -> Result<(), ConfigurationError> {
 mod tests {
     use super::*;
 
-    const SMALLEST: &str = "gateway: { host: debug.example.com }\nsessions: { agentImage: 'registry.example.com/sandglass:1' }\n";
+    const SMALLEST: &str = "gateway: { host: debug.example.com }\nsessions: { agentImage: 'registry.example.com/sandglass:1' }\nrecording: { mode: Off }\n";
 
     fn refusal(text: &str) -> String {
         Configuration::parse(text).expect_err("must be refused").to_string()
@@ -352,7 +357,7 @@ mod tests {
             ("egressNameservers: [ resolver ]", "IP"),
             ("extraCapabilities: [ SYS_ADMIN ]", "sessions.extraCapabilities[0]"),
         ] {
-            let message = refusal(&format!("gateway: {{ host: h }}\nsessions: {{ agentImage: i, {change} }}\n"));
+            let message = refusal(&format!("gateway: {{ host: h }}\nsessions: {{ agentImage: i, {change} }}\nrecording: {{ mode: Off }}\n"));
             assert!(message.contains(field), "{change}: {message}");
         }
         assert!(refusal("gateway: {}\nsessions: { agentImage: i }\n").contains("host"));

@@ -7,4 +7,5 @@ pub mod images;
 pub mod lifetime;
 pub mod names;
 pub mod quantity;
+pub mod recording;
 pub mod secret;

@@ -1,6 +1,7 @@
 //! One SSH channel: a task of its own between the user's side ([`Shared`], [`Output`]) and a WebSocket of the pod's agent.
 
-use super::EXIT_CUT;
+use super::sight::Sight;
+use super::{EXIT_CUT, EXIT_NOT_STARTED};
 use super::connection::{Connection, in_words};
 use super::handler::MOST_CHANNELS;
 use super::inbox::{Budget, Inbox, Input};
@@ -12,11 +13,12 @@ use crate::link::frame;
 use crate::link::message::{Exit, Process, Size, Start};
 use crate::link::registry::{CancelGuard, OpenChannel};
 use crate::link::server::ChannelSocket;
+use crate::recording::audit::Ending;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use russh::ChannelOpenFailure;
 use russh::server::{ChannelOpenHandle, Handle};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message;
@@ -45,6 +47,8 @@ pub struct Shared {
     pub signals: mpsc::Sender<u8>,
     /// Set once: why input cannot be taken any more.
     pub overflow: watch::Sender<Option<Arc<str>>>,
+    /// What is recorded of it, once it is known what the channel is for.
+    pub sight: OnceLock<Arc<Sight>>,
 }
 
 /// The task's ends of what is in [`Shared`].
@@ -59,7 +63,7 @@ pub fn shared(budget: &Arc<Budget>) -> (Arc<Shared>, Ends) {
     let (size, size_end) = watch::channel(Size::default());
     let (signals, signals_end) = mpsc::channel(SIGNALS);
     let inbox = Inbox::new(Arc::clone(budget));
-    let shared = Shared { inbox, closed: CancellationToken::new(), size, signals, overflow: watch::Sender::new(None) };
+    let shared = Shared { inbox, closed: CancellationToken::new(), size, signals, overflow: watch::Sender::new(None), sight: OnceLock::new() };
     (Arc::new(shared), Ends { size: size_end, signals: signals_end })
 }
 
@@ -103,7 +107,14 @@ impl Channel {
     }
 
     async fn serve_process(&mut self, process: Process) {
-        let pod = linked_pod(&self.connection.gateway, &self.session, Some(&self.output)).await;
+        let linked = async { Ok(linked_pod(&self.connection.gateway, &self.session, Some(&self.output)).await) };
+        let pod = match tokio::try_join!(linked, self.output.sight().is_recorded()) {
+            Ok((pod, ())) => pod,
+            Err(unrecorded) => {
+                let _ = self.output.say(&unrecorded.to_string()).await;
+                return self.output.finish_with(EXIT_NOT_STARTED, &unrecorded.to_string()).await;
+            }
+        };
         self.greet().await;
         let opened = self.connection.gateway.registry.open(&pod, Start::Process(process)).await;
         let exit = match opened {
@@ -143,7 +154,7 @@ impl Channel {
             agent_forward.then(|| AgentForward { connection: Arc::clone(connection), handle: handle.clone(), pod: pod.to_owned() });
         tokio::select! {
             exit = outward(incoming, output, connection, forward) => exit,
-            never = inward(sink, shared, ends) => match never {},
+            never = inward(sink, shared, ends, output.sight()) => match never {},
             never = notices(connection, output) => match never {},
         }
     }
@@ -151,7 +162,7 @@ impl Channel {
     async fn last_words(&self, reason: &str) {
         let words = async {
             let _ = self.output.say(reason).await;
-            self.output.finish_with(EXIT_CUT).await;
+            self.output.finish_with(EXIT_CUT, reason).await;
         };
         let _ = tokio::time::timeout(LAST_WORDS, words).await;
     }
@@ -172,9 +183,11 @@ impl Channel {
     }
 
     async fn serve_connect(&mut self, reply: ChannelOpenHandle, host: String, port: u16) {
-        let wait = linked_pod(&self.connection.gateway, &self.session, None);
+        let wait = async { Ok(linked_pod(&self.connection.gateway, &self.session, None).await) };
+        let wait = async { tokio::try_join!(wait, self.output.sight().is_recorded()) };
         let opened = match tokio::time::timeout(FORWARD_PATIENCE, wait).await {
-            Ok(pod) => {
+            Ok(Err(unrecorded)) => Err(unrecorded.to_string()),
+            Ok(Ok((pod, ()))) => {
                 let opened = self.connection.gateway.registry.open(&pod, Start::Connect { host, port }).await;
                 opened.map(|opened| (pod, opened)).map_err(|failure| failure.to_string())
             }
@@ -192,6 +205,7 @@ impl Channel {
     }
 
     fn forget(&self) {
+        self.output.sight().ended(Ending::Failure("the client closed the channel".into()));
         self.connection.channels().remove(&self.output.id());
     }
 }
@@ -219,7 +233,7 @@ async fn outward(mut incoming: Incoming, output: &Output, connection: &Connectio
 }
 
 /// From the user to the pod. Never ends by itself: the process's end, or the channel's, does.
-async fn inward(mut sink: Sink, shared: &Shared, ends: &mut Ends) -> std::convert::Infallible {
+async fn inward(mut sink: Sink, shared: &Shared, ends: &mut Ends, sight: &Sight) -> std::convert::Infallible {
     let inbox = &shared.inbox;
     let mut open = true;
     loop {
@@ -231,7 +245,10 @@ async fn inward(mut sink: Sink, shared: &Shared, ends: &mut Ends) -> std::conver
             }
             Some(signal) = ends.signals.recv() => frame::encode(frame::SIGNAL, &[signal]),
             input = inbox.next(), if open => match input {
-                Ok(Input::Frame(frame)) => frame,
+                Ok(Input::Frame(frame)) => {
+                    sight.from_user(frame.get(1..).unwrap_or_default());
+                    frame
+                }
                 Ok(Input::End) => {
                     open = false;
                     frame::encode(frame::CLOSE, &[frame::STDIN])
@@ -291,12 +308,16 @@ async fn join_agent(connection: Arc<Connection>, handle: Handle, pod: &str, numb
     let (shared, ends) = shared(&connection.gateway.budget);
     // Our own reading half would block the connection's loop: bytes come through the handler.
     let (_, write) = channel.split();
-    let output = Output::new(write, handle.clone(), false, Arc::clone(&connection));
+    let sight = Sight::agent(&connection, write.id().into());
+    let output = Output::new(write, handle.clone(), false, Arc::clone(&connection), sight);
     connection.channels().insert(output.id(), Arc::clone(&shared));
     let mut channel = Channel { connection, session: login.session, shared, ends, output, handle, agent_forward: false };
     let closed = channel.shared.closed.clone();
     let mut cut = channel.connection.cut.subscribe();
     let serve = async {
+        if channel.output.sight().is_recorded().await.is_err() {
+            return;
+        }
         let opened = channel.connection.gateway.registry.open(pod, Start::AgentConnection { connection: number }).await;
         if let Ok(OpenChannel { socket, guard }) = opened {
             let _guard: CancelGuard = guard;

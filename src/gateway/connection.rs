@@ -6,12 +6,15 @@ use super::{Gateway, socket};
 use crate::api::DebugSession;
 use crate::domain::access::{Authorized, Credential, Denied, authorize};
 use crate::domain::names::ObjectName;
+use crate::recording::audit::AuditEvent;
+use crate::recording::manifest::About;
+use crate::recording::recorder::Recorder;
 use chrono::{DateTime, TimeDelta, Utc};
 use russh::{ChannelId, Disconnect};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tracing::info;
@@ -53,6 +56,10 @@ pub struct Connection {
     /// The newest thing to tell users at a terminal.
     pub notice: watch::Sender<Option<Arc<str>>>,
     login: Mutex<Option<Login>>,
+    /// What was decided before the recording began.
+    decisions: Mutex<Vec<AuditEvent>>,
+    /// From the login on, where recording is required. Ends with the last task that holds this connection.
+    recorder: OnceLock<Recorder>,
     last_byte: AtomicI64,
 }
 
@@ -70,6 +77,8 @@ impl Connection {
             cut: watch::Sender::new(None),
             notice: watch::Sender::new(None),
             login: Mutex::default(),
+            decisions: Mutex::default(),
+            recorder: OnceLock::new(),
             last_byte,
         }
     }
@@ -98,6 +107,58 @@ impl Connection {
     /// Remembers who logged in.
     pub fn log_in(&self, login: Login) {
         *self.login_slot() = Some(login);
+    }
+
+    /// Remembers a decision about a login, for the recording.
+    pub fn decided(&self, credential: &Credential, refusal: Option<String>) {
+        let event = AuditEvent::Login {
+            accepted: refusal.is_none(),
+            fingerprint: credential.fingerprint(),
+            certificate: credential.certificate(),
+            reason: refusal,
+        };
+        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    /// Begins the recording of whoever logged in, where it is required; gives its address.
+    pub fn record(&self, login: &Login) -> Option<String> {
+        let archive = self.gateway.archive.as_ref()?;
+        let object = self.gateway.directory.get(&login.session)?;
+        let build = object.spec.build.clone().unwrap_or_default();
+        let about = About {
+            namespace: login.session.namespace.clone(),
+            name: login.session.name.clone(),
+            uid: login.authorized.object_uid().to_owned(),
+            requester: object.spec.requester.clone(),
+            commit: build.commit,
+            pull_request: build.pull_request,
+            run: build.run,
+            remote_address: self.peer.to_string(),
+            fingerprint: login.credential.fingerprint(),
+            certificate: login.credential.certificate(),
+        };
+        let decisions = std::mem::take(&mut *self.decisions.lock().unwrap_or_else(PoisonError::into_inner));
+        let (recorder, address) = archive.begin(&self.id, about, &decisions);
+        self.recorder.set(recorder).ok().map(|()| address)
+    }
+
+    /// The recording, where there is one.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.get()
+    }
+
+    /// Whether channels may be opened: where recording is required, it has begun.
+    #[must_use]
+    pub fn may_show(&self) -> bool {
+        self.gateway.archive.is_none() || self.recorder.get().is_some()
+    }
+
+    /// The client did not get what it asked for.
+    pub fn refused(&self, channel: Option<ChannelId>, request: &str, reason: &str) {
+        if let Some(recorder) = self.recorder() {
+            let channel = channel.map(u32::from);
+            recorder.audit(&AuditEvent::Refused { channel, request: request.to_owned(), reason: reason.to_owned() });
+        }
     }
 
     /// A byte passed, either way.
@@ -192,16 +253,19 @@ pub async fn watch_over(connection: Arc<Connection>, handle: russh::server::Hand
     let mut sessions = gateway.directory.subscribe();
     let mut tick = tokio::time::interval(TICK);
     let mut told = Told::default();
-    tokio::pin!(closed);
-    loop {
-        tokio::select! {
-            () = &mut closed => break,
-            () = gateway.drain.cancelled() => {
-                end(&connection, &handle, &cut, "this gateway restarts. The session goes on: log in again to get back", closed).await;
-                break;
-            }
-            _ = sessions.changed() => {}
-            _ = tick.tick() => {}
+    let unrecorded = unrecorded(&connection);
+    tokio::pin!(closed, unrecorded);
+    let reason = loop {
+        let cause: Option<Arc<str>> = tokio::select! {
+            () = &mut closed => break "the client left".into(),
+            () = gateway.drain.cancelled() => Some("this gateway restarts. The session goes on: log in again to get back".into()),
+            reason = &mut unrecorded => Some(reason),
+            _ = sessions.changed() => None,
+            _ = tick.tick() => None,
+        };
+        if let Some(reason) = cause {
+            end(&connection, &handle, &cut, &reason, closed).await;
+            break reason;
         }
         let now = (gateway.now)();
         match step(&connection.decide_again(), connection.last_byte.load(Ordering::Relaxed), now, &mut told) {
@@ -211,13 +275,24 @@ pub async fn watch_over(connection: Arc<Connection>, handle: russh::server::Hand
                 info!(connection = connection.id, session = %login.session, reason, "connection cut");
                 gateway.metrics.cuts.inc();
                 end(&connection, &handle, &cut, &reason, closed).await;
-                break;
+                break reason.into();
             }
         }
+    };
+    if let Some(recorder) = connection.recorder() {
+        recorder.set_end_reason(&reason);
     }
     // The report first: a replica that drains goes by the gauge.
     gateway.reports.send(Report { session: login.session, event: Event::Disconnected { id: connection.id.clone(), at: (gateway.now)() } });
     gateway.metrics.connections.dec();
+}
+
+/// Returns when nothing can be recorded any more, with the reason.
+async fn unrecorded(connection: &Connection) -> Arc<str> {
+    let Some(recorder) = connection.recorder() else { return std::future::pending().await };
+    let mut stopped = recorder.stopped();
+    let reason = stopped.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+    reason.unwrap_or_else(|| "the recording ended".into())
 }
 
 /// Last words on every channel; then the client may leave by itself, which ordinary ones do, and so keep their exit status; then a
@@ -258,7 +333,7 @@ mod tests {
         }))
         .expect("an object");
         object.spec.access.idle_timeout = idle.map(Into::into);
-        let configuration = Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\n").expect("valid");
+        let configuration = Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\nrecording: { mode: Off }\n").expect("valid");
         let key = russh::keys::PublicKey::from_openssh(KEY).expect("key");
         authorize(&Credential::Key(key), &object, &configuration, "192.0.2.1".parse().expect("address"), now)
     }

@@ -6,6 +6,7 @@ use super::connection::{Connection, Login};
 use super::metrics::Kind;
 use super::output::{Output, signal_number};
 use super::report::{Event, Report};
+use super::sight::Sight;
 use crate::api::debug_session::{Capability, ConnectionRecord};
 use crate::domain::access::{Credential, Denied};
 use crate::domain::names::ObjectName;
@@ -76,11 +77,13 @@ impl Client {
         match self.decide(user, credential) {
             Ok(login) => {
                 info!(connection = self.connection.id, peer = %self.connection.peer, session = %login.session, fingerprint, "login");
+                self.connection.decided(credential, None);
                 self.connection.log_in(login);
                 Auth::Accept
             }
             Err(reason) => {
                 info!(connection = self.connection.id, peer = %self.connection.peer, user, fingerprint, %reason, "login refused");
+                self.connection.decided(credential, Some(reason.to_string()));
                 Auth::reject()
             }
         }
@@ -125,8 +128,12 @@ impl Client {
         info!(connection = self.connection.id, session = %login.session, ?kind, terminal = prepared.terminal.is_some(), "channel");
         session.channel_success(id)?;
         let handle = session.handle();
-        let output = Output::new(prepared.write, handle.clone(), prepared.terminal.is_some(), Arc::clone(&self.connection));
         let agent_forward = prepared.agent_forward && login.authorized.allows(Capability::AgentForward);
+        let terminal = prepared.terminal.is_some();
+        let process = Process { program, terminal: prepared.terminal, environment: prepared.environment, agent_forward };
+        let sight = Sight::process(&self.connection, id.into(), &process);
+        let _ = prepared.shared.sight.set(Arc::clone(&sight));
+        let output = Output::new(prepared.write, handle.clone(), terminal, Arc::clone(&self.connection), sight);
         let channel = Channel {
             connection: Arc::clone(&self.connection),
             session: login.session,
@@ -136,7 +143,6 @@ impl Client {
             handle,
             agent_forward,
         };
-        let process = Process { program, terminal: prepared.terminal, environment: prepared.environment, agent_forward };
         tokio::spawn(channel.run_process(process));
         Ok(())
     }
@@ -185,13 +191,18 @@ impl Handler for Client {
 
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Outcome {
         let Some(login) = self.connection.login() else { return Err(russh::Error::Inconsistent) };
+        let recording = self.connection.record(&login);
+        if !self.connection.may_show() {
+            // The session vanished between the decision and now.
+            return Err(russh::Error::Disconnect);
+        }
         let record = ConnectionRecord {
             id: self.connection.id.clone(),
             key_fingerprint: login.credential.fingerprint(),
             remote_address: self.connection.peer.to_string(),
             started_at: Time(k8s_openapi::jiff::Timestamp::from_second((self.connection.gateway.now)().timestamp()).unwrap_or_default()),
             ended_at: None,
-            recording: None,
+            recording,
         };
         self.connection.gateway.reports.send(Report { session: login.session, event: Event::Connected(record) });
         if let Some(logged_in) = self.logged_in.take() {
@@ -228,6 +239,7 @@ impl Handler for Client {
         let login = self.connection.login().filter(|login| login.authorized.allows(Capability::LocalForward));
         let (Some(login), Ok(port)) = (login, u16::try_from(port)) else {
             let reason = "forwarding is not allowed here: spec.access.allow lacks LocalForward".to_owned();
+            self.connection.refused(None, &format!("forward to {host}:{port}"), &reason);
             reply.reject(ChannelOpenFailure::Other { code: 1, reason }).await;
             return Ok(());
         };
@@ -239,7 +251,8 @@ impl Handler for Client {
         info!(connection = self.connection.id, session = %login.session, host, port, "forward");
         let (shared, ends) = shared(&self.connection.gateway.budget);
         let (_, write) = channel.split();
-        let output = Output::new(write, session.handle(), false, Arc::clone(&self.connection));
+        let sight = Sight::forward(&self.connection, write.id().into(), host, port);
+        let output = Output::new(write, session.handle(), false, Arc::clone(&self.connection), sight);
         self.connection.channels().insert(output.id(), Arc::clone(&shared));
         let handle = session.handle();
         let channel = Channel {
@@ -268,6 +281,7 @@ impl Handler for Client {
     ) -> Outcome {
         let allowed = self.connection.login().is_some_and(|login| login.authorized.allows_terminal());
         let Some(prepared) = self.prepared.get_mut(&id).filter(|_| allowed && term.len() < LONGEST_VARIABLE) else {
+            self.connection.refused(Some(id), "terminal", "the certificate allows none");
             return session.channel_failure(id);
         };
         let modes = modes.iter().map(|(mode, value)| (*mode as u8, *value)).filter(|(mode, _)| *mode != 0).collect();
@@ -288,6 +302,9 @@ impl Handler for Client {
 
     async fn agent_request(&mut self, id: ChannelId, _: &mut Session) -> Outcome<bool> {
         let allowed = self.may(Capability::AgentForward);
+        if !allowed {
+            self.connection.refused(Some(id), "agent forwarding", "spec.access.allow lacks AgentForward");
+        }
         Ok(self.prepared.get_mut(&id).filter(|_| allowed).map(|prepared| prepared.agent_forward = true).is_some())
     }
 
@@ -303,7 +320,11 @@ impl Handler for Client {
     }
 
     async fn subsystem_request(&mut self, id: ChannelId, name: &str, session: &mut Session) -> Outcome {
-        if name == "sftp" && self.may(Capability::Sftp) { self.start(id, Program::Sftp, session) } else { session.channel_failure(id) }
+        if name == "sftp" && self.may(Capability::Sftp) {
+            return self.start(id, Program::Sftp, session);
+        }
+        self.connection.refused(Some(id), &format!("subsystem {name}"), "spec.access.allow lacks Sftp, or there is no such subsystem");
+        session.channel_failure(id)
     }
 
     async fn window_change_request(&mut self, id: ChannelId, columns: u32, rows: u32, _: u32, _: u32, session: &mut Session) -> Outcome {
@@ -312,6 +333,9 @@ impl Handler for Client {
             terminal.size = size;
         } else if let Some(channel) = self.channel(id) {
             channel.size.send_replace(size);
+            if let Some(sight) = channel.sight.get() {
+                sight.resized(size);
+            }
         }
         session.channel_success(id)
     }

@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 pub const HOST_KEY: &str = "ssh_host_ed25519_key";
 /// File of its public half.
 pub const HOST_KEY_PUBLIC: &str = "ssh_host_ed25519_key.pub";
+/// File of the key that signs recordings, OpenSSH's format.
+pub const RECORDING_KEY: &str = "recording_ed25519_key";
+/// File of its public half.
+pub const RECORDING_KEY_PUBLIC: &str = "recording_ed25519_key.pub";
 /// File of the link CA's certificate, PEM.
 pub const LINK_CA: &str = "link-ca.crt";
 /// File of the link CA's key, PEM.
@@ -48,12 +52,12 @@ pub fn new_ed25519() -> Result<PrivateKey, KeyError> {
     PrivateKey::new(KeypairData::from(Ed25519Keypair::from_seed(&seed)), "").map_err(|_| KeyError::NoRandomness)
 }
 
-/// Reads the host key.
+/// Reads a private key: the file is one of those above.
 ///
 /// # Errors
 /// See [`KeyError`].
-pub fn read_host_key(folder: &Path) -> Result<PrivateKey, KeyError> {
-    let path = folder.join(HOST_KEY);
+pub fn read_key(folder: &Path, file: &str) -> Result<PrivateKey, KeyError> {
+    let path = folder.join(file);
     let text = read(&path)?;
     PrivateKey::from_openssh(text.as_bytes()).ok().filter(|key| !key.is_encrypted()).ok_or(KeyError::NotAKey { path })
 }

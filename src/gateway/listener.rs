@@ -96,7 +96,9 @@ fn admit(stream: TcpStream, peer: SocketAddr, configuration: &Arc<Config>, gatew
     tokio::spawn(async move { serve_connection(stream, peer, configuration, gateway, place).await });
 }
 
-fn identifier() -> String {
+/// Sixteen random hex digits.
+#[must_use]
+pub fn identifier() -> String {
     let mut bytes = [0; 8];
     let _ = rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes);
     format!("{:016x}", u64::from_be_bytes(bytes))

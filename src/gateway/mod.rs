@@ -13,11 +13,13 @@ pub mod listener;
 pub mod metrics;
 pub mod output;
 pub mod report;
+pub mod sight;
 pub mod socket;
 mod waiting;
 
 use crate::domain::configuration::Configuration;
 use crate::link::registry::Registry;
+use crate::recording::archive::Archive;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,8 @@ pub struct Gateway {
     pub reports: report::Reports,
     /// What input that nobody took may use.
     pub budget: Arc<inbox::Budget>,
+    /// Where everything is recorded; `None` where the configuration says that nothing is.
+    pub archive: Option<Arc<Archive>>,
     /// Counters.
     pub metrics: metrics::Metrics,
     /// Cancelled when this replica is to stop: its connections are ended with a message.
@@ -51,11 +55,14 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Returns when no connection is logged in any more.
+    /// Returns when no connection is logged in any more, and everything that was shown is stored.
     pub async fn connections_ended(&self) {
         let mut tick = tokio::time::interval(Duration::from_millis(50));
         while self.metrics.connections.get() > 0 {
             tick.tick().await;
+        }
+        if let Some(archive) = &self.archive {
+            archive.closed().await;
         }
     }
 }

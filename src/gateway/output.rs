@@ -1,7 +1,10 @@
-//! Every byte to a user passes through here: the program's output, and our own words. This is where a recorder attaches.
+//! Every byte to a user passes through here, and past the recorder first: the program's output, and our own words.
 
 use super::connection::Connection;
+use super::sight::{Sight, ending};
 use crate::link::message::Exit;
+use crate::recording::audit::Ending;
+use crate::recording::recorder::Shown;
 use bytes::Bytes;
 use russh::server::{Handle, Msg};
 use russh::{ChannelId, ChannelWriteHalf, Sig};
@@ -24,19 +27,35 @@ pub enum Stream {
     Error,
 }
 
+impl Stream {
+    const fn shown(self) -> Shown {
+        match self {
+            Self::Out => Shown::Output,
+            Self::Error => Shown::Error,
+        }
+    }
+}
+
 /// One channel's way to its user.
 pub struct Output {
     write: ChannelWriteHalf<Msg>,
     handle: Handle,
     terminal: bool,
     connection: Arc<Connection>,
+    sight: Arc<Sight>,
 }
 
 impl Output {
     /// An output; `terminal` says how our own words are written.
     #[must_use]
-    pub const fn new(write: ChannelWriteHalf<Msg>, handle: Handle, terminal: bool, connection: Arc<Connection>) -> Self {
-        Self { write, handle, terminal, connection }
+    pub const fn new(write: ChannelWriteHalf<Msg>, handle: Handle, terminal: bool, connection: Arc<Connection>, sight: Arc<Sight>) -> Self {
+        Self { write, handle, terminal, connection, sight }
+    }
+
+    /// What is recorded of it.
+    #[must_use]
+    pub const fn sight(&self) -> &Arc<Sight> {
+        &self.sight
     }
 
     /// The channel's number.
@@ -51,11 +70,17 @@ impl Output {
         self.terminal
     }
 
-    /// Sends bytes; waits for the user's window. Never returns when the connection dies meanwhile: race it with the channel's end.
+    /// Records bytes and sends them; waits for the recorder's room and the user's window. Never returns when the connection dies meanwhile: race it
+    /// with the channel's end.
     ///
     /// # Errors
-    /// [`Gone`].
+    /// [`Gone`], also when they cannot be recorded: the connection is cut then.
     pub async fn send(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
+        self.sight.to_user(stream.shown(), &bytes).await.map_err(|_| Gone)?;
+        self.write(stream, bytes).await
+    }
+
+    async fn write(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
         self.connection.gateway.metrics.bytes_out.inc_by(bytes.len() as u64);
         match stream {
             Stream::Out => self.write.data_bytes(bytes).await,
@@ -64,16 +89,20 @@ impl Output {
         .map_err(|_| Gone)
     }
 
-    /// Sends a line of ours: on the terminal where there is one, else on standard error.
+    /// Sends a line of ours: on the terminal where there is one, else on standard error. Recorded like everything else, but said also where
+    /// nothing can be recorded any more: it says so.
     ///
     /// # Errors
     /// [`Gone`].
     pub async fn say(&self, text: &str) -> Result<(), Gone> {
-        if self.terminal {
-            self.send(Stream::Out, Bytes::from(format!("\r\nsandglass: {}\r\n", text.replace('\n', "\r\n")))).await
+        let (stream, bytes) = if self.terminal {
+            (Stream::Out, Bytes::from(format!("\r\nsandglass: {}\r\n", text.replace('\n', "\r\n"))))
         } else {
-            self.send(Stream::Error, Bytes::from(format!("sandglass: {text}\n"))).await
-        }
+            (Stream::Error, Bytes::from(format!("sandglass: {text}\n")))
+        };
+        self.sight.marked(text);
+        let _ = self.sight.to_user(stream.shown(), &bytes).await;
+        self.write(stream, bytes).await
     }
 
     /// The program closed its output, the channel stays.
@@ -86,6 +115,7 @@ impl Output {
 
     /// Tells how the program ended, and closes the channel.
     pub async fn finish(&self, exit: &Exit) {
+        self.sight.ended(ending(exit));
         let _ = match exit {
             Exit::Code(code) => self.write.exit_status(u32::from(*code)).await.map_err(drop),
             Exit::Signal(number) => {
@@ -97,8 +127,9 @@ impl Output {
         self.close().await;
     }
 
-    /// Closes the channel with a status of ours.
-    pub async fn finish_with(&self, status: u32) {
+    /// Closes the channel with a status of ours, for this reason.
+    pub async fn finish_with(&self, status: u32, reason: &str) {
+        self.sight.ended(Ending::Failure(reason.to_owned()));
         let _ = self.write.exit_status(status).await;
         self.close().await;
     }

@@ -5,17 +5,16 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Reporter};
 
 use super::call;
-use crate::api::names::CONTROLLER_MANAGER;
 
 /// Publishes events. An event that cannot be published is logged and forgotten: nothing depends on it.
 #[derive(Clone)]
 pub struct Recorder(kube::runtime::events::Recorder);
 
 impl Recorder {
-    /// One for the process; `instance` tells replicas apart.
+    /// A recorder that folds repeats of what it published itself; `instance` tells replicas apart.
     #[must_use]
-    pub fn new(client: Client, instance: Option<String>) -> Self {
-        let reporter = Reporter { controller: CONTROLLER_MANAGER.into(), instance };
+    pub fn new(client: Client, controller: &str, instance: Option<String>) -> Self {
+        let reporter = Reporter { controller: controller.into(), instance };
         Self(kube::runtime::events::Recorder::new(client, reporter))
     }
 
@@ -25,7 +24,7 @@ impl Recorder {
             type_: if warning { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
             // The API server refuses notes of more than 1024 bytes.
-            note: Some(note.chars().take(250).collect()),
+            note: note.get(..note.floor_char_boundary(1024)).map(str::to_owned),
             action: "Reconcile".to_owned(),
             secondary: None,
         };

@@ -52,7 +52,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let session_metrics = Metrics::register(&mut registry);
     let leadership = Leadership::register(&mut registry, options.namespace, LEASE.into(), options.identity.clone());
     let listed = health.gate("first list of sessions");
-    let recorder = Recorder::new(client.clone(), Some(options.identity));
+    let recorder = Recorder::new(client.clone(), crate::api::names::CONTROLLER_MANAGER, Some(options.identity));
 
     supervisor.spawn("health", serve(options.health, health, registry, shutdown.clone()));
     let sweeper = Sweeper {

@@ -1,6 +1,8 @@
 //! A gateway on loopback with the real agent and the real OpenSSH client: no cluster, everything else as it is.
 #![allow(dead_code)]
 
+pub mod archives;
+
 use chrono::{TimeDelta, Utc};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
@@ -14,6 +16,7 @@ use sandglass::gateway::report::{Report, Reports};
 use sandglass::gateway::{Gateway, listener};
 use sandglass::link::registry::Registry;
 use sandglass::link::server::Refusal;
+use sandglass::recording::archive::Archive;
 use sandglass::link::settings::{AgentSettings, VARIABLE};
 use sandglass::link::{server, tls};
 use std::net::SocketAddr;
@@ -65,11 +68,13 @@ pub struct Options {
     pub must_be_closed: Vec<SocketAddr>,
     /// The gateway's clock.
     pub now: fn() -> chrono::DateTime<Utc>,
+    /// Where it records.
+    pub archive: Option<Arc<Archive>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { configuration: "", change: |_| {}, must_be_closed: Vec::new(), now: Utc::now }
+        Self { configuration: "", change: |_| {}, must_be_closed: Vec::new(), now: Utc::now, archive: None }
     }
 }
 
@@ -86,7 +91,7 @@ impl Bench {
     pub async fn without_agent(options: &Options) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().expect("folder");
-        let text = format!("gateway: {{ host: 127.0.0.1 }}\nsessions: {{ agentImage: i }}\n{}", options.configuration);
+        let text = format!("gateway: {{ host: 127.0.0.1 }}\nsessions: {{ agentImage: i }}\nrecording: {{ mode: Off }}\n{}", options.configuration);
         let configuration = Arc::new(Configuration::parse(&text).expect("valid"));
         let (reports, received) = Reports::new();
         let gateway = Arc::new(Gateway {
@@ -96,6 +101,7 @@ impl Bench {
             registry: Arc::new(Registry::default()),
             reports,
             budget: Arc::default(),
+            archive: options.archive.clone(),
             metrics: Metrics::default(),
             drain: CancellationToken::new(),
             now: options.now,

@@ -174,7 +174,7 @@ pub(super) async fn watches_drive_it() {
     let (store, writer) = kube::runtime::reflector::store();
     let fake = world.fake.clone();
     let time = fake.clone();
-    let recorder = crate::kubernetes::Recorder::new(fake.client(), None);
+    let recorder = crate::kubernetes::Recorder::new(fake.client(), crate::api::names::CONTROLLER_MANAGER, None);
     let metrics = super::super::Metrics::register(&mut prometheus_client::registry::Registry::default());
     let clock = crate::kubernetes::time::Clock::of(move || time.now());
     let context = super::super::Context::new(fake.client(), store, super::world::settings(), clock, recorder, metrics);

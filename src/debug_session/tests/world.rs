@@ -29,7 +29,8 @@ pub(crate) fn settings() -> Settings {
         "gateway: { host: debug.example.com, port: 2222 }\n\
          sessions: { agentImage: 'registry.example.com/sandglass:1', imagePullSecrets: [ pull-secret ] }\n\
          allowedImages: [ { prefix: 'registry.example.com/builds/' } ]\n\
-         knownHosts: [ 'git.example.com ssh-ed25519 AAAAgit' ]\n",
+         knownHosts: [ 'git.example.com ssh-ed25519 AAAAgit' ]\n\
+         recording: { mode: Off }\n",
     );
     Settings {
         configuration: configuration.expect("valid"),
@@ -226,7 +227,7 @@ impl World {
 fn process(fake: &Fake, settings: &Settings) -> (Arc<Context>, Writer<Guarded>) {
     let (store, writer) = reflector::store();
     let time = fake.clone();
-    let recorder = Recorder::new(fake.client(), None);
+    let recorder = Recorder::new(fake.client(), crate::api::names::CONTROLLER_MANAGER, None);
     let metrics = Metrics::register(&mut Registry::default());
     let context = Context::new(fake.client(), store, settings.clone(), Clock::of(move || time.now()), recorder, metrics);
     (Arc::new(context), writer)

@@ -7,7 +7,7 @@ mod reporter;
 use anyhow::Context as _;
 use chrono::Utc;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -18,7 +18,8 @@ use super::{Health, Supervisor, metrics, serve};
 use crate::api::names::LINK_AUDIENCE;
 use crate::gateway::admission::{Admission, TokenReviewer};
 use crate::gateway::directory::Directory;
-use crate::gateway::keys::{LINK_CA, LINK_CA_KEY, read, read_host_key};
+use crate::domain::configuration::Configuration;
+use crate::gateway::keys::{HOST_KEY, LINK_CA, LINK_CA_KEY, RECORDING_KEY, read, read_key};
 use crate::gateway::limits::Limits;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::report::Reports;
@@ -28,6 +29,8 @@ use crate::kubernetes::token_review::pod_of_token;
 use crate::link::registry::Registry;
 use crate::link::server::Refusal;
 use crate::link::{server, tls};
+use crate::recording::archive::{Archive, Setup};
+use crate::{recording, store};
 
 /// How long connections may take to end after a signal.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -49,6 +52,24 @@ pub struct Options {
     pub health: SocketAddr,
     /// Namespace of the gateway, where its replicas are looked up.
     pub namespace: String,
+    /// Name of this replica, in recordings.
+    pub name: String,
+}
+
+/// The archive, where recording is required.
+fn archive(configuration: &Configuration, keys: &Path, name: &str, metrics: recording::metrics::Metrics) -> anyhow::Result<Option<Arc<Archive>>> {
+    let Some(store) = configuration.recording.required() else { return Ok(None) };
+    let setup = Setup {
+        bucket: store::open(store)?,
+        address: store.address(),
+        prefix: configuration.recording.prefix.clone(),
+        // Two processes never share it, not even those of one pod.
+        replica: format!("{name}-{}", listener::identifier()),
+        key: read_key(keys, RECORDING_KEY)?,
+        metrics,
+        now: Utc::now,
+    };
+    Ok(Some(Archive::new(setup)))
 }
 
 /// Asks the API server.
@@ -73,7 +94,7 @@ impl TokenReviewer for Reviewer {
 /// Anything that keeps it from starting, or a task that ended by itself.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let configuration = Arc::new(read_configuration(&options.configuration)?);
-    let host_key = read_host_key(&options.keys)?;
+    let host_key = read_key(&options.keys, HOST_KEY)?;
     let acceptor = tls::acceptor(&read(&options.keys.join(LINK_CA))?, &read(&options.keys.join(LINK_CA_KEY))?)?;
     let client = connect().await?;
     let ssh = TcpListener::bind(options.ssh).await.with_context(|| format!("failed to listen on {}", options.ssh))?;
@@ -83,6 +104,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let shutdown = supervisor.shutdown();
     let health = Health::default();
     let mut registry = metrics::registry();
+    let recorded = recording::metrics::Metrics::default();
+    recorded.register(&mut registry);
+    let archive = archive(&configuration, &options.keys, &options.name, recorded)?;
     let (reports, received) = Reports::new();
     let gateway = Arc::new(Gateway {
         limits: Arc::new(Limits::new(configuration.login.clone())),
@@ -91,6 +115,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         registry: Arc::new(Registry::new(options.advertise.map(|address| SocketAddr::new(address, options.link.port())))),
         reports,
         budget: Arc::default(),
+        archive: archive.clone(),
         metrics: Metrics::default(),
         drain: CancellationToken::new(),
         now: Utc::now,
@@ -112,6 +137,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let admission = Arc::new(Admission::new(Arc::clone(&gateway), Reviewer(client.clone())));
     let links = server::serve(link, acceptor, Arc::clone(&gateway.registry), admission);
     supervisor.spawn("links", until_shutdown(Box::pin(links)));
+    if let Some(archive) = archive {
+        // Until the end of the process: recordings are written while others drain.
+        supervisor.spawn("recordings", until_shutdown(Box::pin(async move { recording::seal::keep(&archive).await })));
+    }
     let stop = shutdown.clone();
     let connections = Arc::clone(&gateway);
     supervisor.spawn("reports", async move {

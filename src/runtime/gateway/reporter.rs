@@ -1,10 +1,11 @@
-//! Writes what the gateway reports into the sessions' status: `link` and `connections`, nothing else.
+//! Writes what the gateway reports into the sessions' status: `link` and `connections`, nothing else; and an event that tells
+//! where a recording is.
 //!
 //! Replicas share the list of connections, so it is not applied server-side under one manager each (a dead replica's entries
 //! would stay for ever) but patched on top of the version that was read, and read again on conflict.
 
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource as _};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -13,7 +14,7 @@ use crate::api::debug_session::{ConnectionRecord, DebugSessionStatus};
 use crate::api::{DebugSession, names};
 use crate::gateway::report::{Event, Report};
 use crate::kubernetes::time::from_chrono;
-use crate::kubernetes::{call, call_or_absent};
+use crate::kubernetes::{Recorder, call, call_or_absent};
 
 /// Connections that status shows.
 const MOST_CONNECTIONS: usize = 10;
@@ -51,12 +52,24 @@ async fn write_one(client: &Client, report: &Report) -> Result<(), String> {
         let patch = json!({ "metadata": { "resourceVersion": object.metadata.resource_version }, "status": status });
         let parameters = PatchParams { field_manager: Some(names::GATEWAY_MANAGER.into()), ..PatchParams::default() };
         match call("report into status", api.patch_status(name, &parameters, &Patch::Merge(&patch))).await {
-            Ok(_) => return Ok(()),
+            Ok(object) => {
+                announce(client, &object, &report.event).await;
+                return Ok(());
+            }
             Err(failure) if failure.code() == 409 => last = failure.to_string(),
             Err(failure) => return Err(format!("{failure}: {}", failure.message())),
         }
     }
     Err(last)
+}
+
+/// Tells in an event where a connection's recording is.
+async fn announce(client: &Client, object: &DebugSession, event: &Event) {
+    let Event::Connected(ConnectionRecord { key_fingerprint, recording: Some(recording), .. }) = event else { return };
+    // A recorder of its own: one that folds would count a second login as a repeat of the first.
+    let recorder = Recorder::new(client.clone(), names::GATEWAY_MANAGER, std::env::var("POD_NAME").ok());
+    let note = format!("{key_fingerprint} logged in, recorded at {recording}");
+    recorder.publish(&object.object_ref(&()), "Recorded", &note, false).await;
 }
 
 /// The part of status that an event changes; `None` when it says nothing new. Pure.

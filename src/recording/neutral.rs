@@ -1,0 +1,751 @@
+//! Makes recorded output safe to show on somebody's terminal: what draws passes, what acts on the terminal, its window, its
+//! clipboard or its keyboard, or makes it answer, is dropped. Pure: bytes in, bytes out; no IO, and no memory of more than one
+//! short sequence.
+//!
+//! The parser is the one of DEC's VT500 as <https://vt100.net/emu/dec_ansi_parser> draws it, behind a UTF-8 decoder; the
+//! sequences are those of ECMA-48 and of xterm's `ctlseqs`. What is allowed is listed, everything else goes. What passes comes
+//! out in its 7-bit form, so the bytes 0x80 to 0x9F are in the output as parts of characters only: the viewer's terminal has to
+//! be one that expects UTF-8.
+
+/// Longest control sequence that passes, without its two bytes of introduction.
+const LONGEST: usize = 64;
+
+/// What a full reset (RIS) becomes: the real one also empties the viewer's scrollback and changes the size of the window. Clears
+/// the screen, and passes a [`Neutraliser`] unchanged.
+pub const RESET: &[u8] =
+    b"\x1b[!p\x1b[?1049l\x1b[?1;5;6l\x1b[?7;25h\x1b[4;20l\x1b(B\x1b)B\x1b*B\x1b+B\x0f\x1b[?5W\x1b[0 q\x1b[r\x1b[m\x1b[H\x1b[J";
+
+/// Private modes that draw: cursor keys (for the sake of programs that set it with others; it ends with the replay), reverse
+/// video, origin, wrap, cursor blinking and shown, the alternate screen.
+const MODES: &[u32] = &[1, 5, 6, 7, 12, 25, 47, 1047, 1048, 1049];
+/// Those among them that switch to the alternate screen.
+const ALTERNATE: &[u32] = &[47, 1047, 1049];
+
+/// Where in a sequence we are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Ground,
+    /// After ESC.
+    Escape,
+    /// After CSI.
+    Sequence,
+    /// In a string: DCS, SOS, PM, APC, or OSC, which BEL ends too.
+    Text { bell: bool },
+    /// In a title of `screen` and `tmux` (ESC k). Other terminals show it as text, so no more than a line of it is taken away.
+    Title,
+}
+
+/// Neutralises one stream of output, in whatever pieces it comes.
+#[derive(Debug, Default)]
+pub struct Neutraliser {
+    state: State,
+    /// Of an unfinished sequence, what follows its introduction; never much longer than [`LONGEST`].
+    held: Vec<u8>,
+    character: Character,
+    alternate: bool,
+}
+
+/// A character of UTF-8 that is not complete.
+#[derive(Debug, Default)]
+struct Character {
+    bytes: Vec<u8>,
+    missing: usize,
+    /// What the next byte may be, both ends included.
+    low: u8,
+    high: u8,
+}
+
+impl Character {
+    /// Whether `byte` begins a character (RFC 3629, 4); if so it is kept.
+    fn begin(&mut self, byte: u8) -> bool {
+        (self.missing, self.low, self.high) = match byte {
+            0xc2..=0xdf => (1, 0x80, 0xbf),
+            0xe0 => (2, 0xa0, 0xbf),
+            0xed => (2, 0x80, 0x9f),
+            0xe1..=0xef => (2, 0x80, 0xbf),
+            0xf0 => (3, 0x90, 0xbf),
+            0xf1..=0xf3 => (3, 0x80, 0xbf),
+            0xf4 => (3, 0x80, 0x8f),
+            _ => return false,
+        };
+        self.bytes.push(byte);
+        true
+    }
+
+    /// Whether `byte` goes on with the character that was begun; if so it is kept.
+    fn go_on(&mut self, byte: u8) -> bool {
+        if self.bytes.is_empty() || !(self.low..=self.high).contains(&byte) {
+            return false;
+        }
+        self.bytes.push(byte);
+        (self.missing, self.low, self.high) = (self.missing.saturating_sub(1), 0x80, 0xbf);
+        true
+    }
+}
+
+impl Neutraliser {
+    /// What may be shown of the next bytes. An unfinished sequence or character is kept for the next call.
+    pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut rest = bytes;
+        while let Some((&first, tail)) = rest.split_first() {
+            if self.state == State::Ground && self.character.bytes.is_empty() {
+                let plain = rest.iter().take_while(|byte| (0x20..0x7f).contains(*byte)).count();
+                if plain > 0 {
+                    let (text, tail) = rest.split_at(plain);
+                    out.extend_from_slice(text);
+                    rest = tail;
+                    continue;
+                }
+            }
+            self.byte(first, &mut out);
+            rest = tail;
+        }
+        out
+    }
+
+    /// The recording is over: what may be shown of what was kept. Afterwards all is as in the beginning.
+    pub fn end(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.broken_character(&mut out);
+        *self = Self::default();
+        out
+    }
+
+    /// Whether what has passed so far leaves a terminal on its alternate screen.
+    #[must_use]
+    pub const fn is_alternate(&self) -> bool {
+        self.alternate
+    }
+
+    fn byte(&mut self, byte: u8, out: &mut Vec<u8>) {
+        if self.character.go_on(byte) {
+            if self.character.missing == 0 {
+                let mut character = std::mem::take(&mut self.character.bytes);
+                match character.as_slice() {
+                    // U+0080 to U+009F: controls as well, for terminals that decode first.
+                    [0xc2, control @ 0x80..=0x9f] => self.high_control(*control),
+                    text => self.high_text(text, out),
+                }
+                character.clear();
+                self.character.bytes = character;
+            }
+            return;
+        }
+        self.broken_character(out);
+        match byte {
+            0x00..=0x1f => self.control(byte, out),
+            0x20..=0x7e => self.printable(byte, out),
+            0x7f => {}
+            0x80..=0x9f => self.high_control(byte),
+            _ if self.character.begin(byte) => {}
+            _ => self.high_text(&[byte], out),
+        }
+    }
+
+    /// A character breaks off: its bytes pass, but for those that would be controls on their own.
+    fn broken_character(&mut self, out: &mut Vec<u8>) {
+        let mut bytes = std::mem::take(&mut self.character.bytes);
+        bytes.retain(|byte| !matches!(byte, 0x80..=0x9f));
+        if !bytes.is_empty() {
+            self.high_text(&bytes, out);
+        }
+        bytes.clear();
+        self.character.bytes = bytes;
+    }
+
+    fn enter(&mut self, state: State) {
+        self.held.clear();
+        self.state = state;
+    }
+
+    /// C0. Within a sequence they act at once, as on a real terminal.
+    fn control(&mut self, byte: u8, out: &mut Vec<u8>) {
+        match (byte, self.state) {
+            (0x1b, _) => self.enter(State::Escape),
+            // CAN and SUB abort; BEL ends an OSC.
+            (0x18 | 0x1a, _) | (0x07, State::Text { bell: true }) => self.enter(State::Ground),
+            (_, State::Text { .. }) => {}
+            (_, state) => {
+                if state == State::Title {
+                    self.enter(State::Ground);
+                }
+                // BS, HT, LF, VT, FF, CR, SO, SI. ENQ makes the terminal answer, XOFF stops it, BEL is only a noise.
+                if matches!(byte, 0x08..=0x0f) {
+                    out.push(byte);
+                }
+            }
+        }
+    }
+
+    /// C1, as one byte or as a character: what it introduces is read like the 7-bit form, the others are dropped.
+    fn high_control(&mut self, byte: u8) {
+        match (byte, self.state) {
+            (0x9c, _) => self.enter(State::Ground),
+            // Within a string a terminal for UTF-8 sees no controls but its end.
+            (_, State::Text { .. } | State::Title) => {}
+            (0x9b, _) => self.enter(State::Sequence),
+            (0x9d, _) => self.enter(State::Text { bell: true }),
+            (0x90 | 0x98 | 0x9e | 0x9f, _) => self.enter(State::Text { bell: false }),
+            _ => self.enter(State::Ground),
+        }
+    }
+
+    /// A character beyond ASCII, or bytes that are none. No sequence has them, so an unfinished one is over.
+    fn high_text(&mut self, text: &[u8], out: &mut Vec<u8>) {
+        if !matches!(self.state, State::Text { .. } | State::Title) {
+            self.enter(State::Ground);
+            out.extend_from_slice(text);
+        }
+    }
+
+    fn printable(&mut self, byte: u8, out: &mut Vec<u8>) {
+        match (self.state, byte) {
+            (State::Ground, _) => out.push(byte),
+            (State::Text { .. } | State::Title, _) => {}
+            (State::Escape, 0x20..=0x2f) | (State::Sequence, 0x20..=0x3f) => {
+                // One byte too many is kept: it says that the sequence is over-long.
+                if self.held.len() <= LONGEST {
+                    self.held.push(byte);
+                }
+            }
+            (State::Escape, _) => self.escape(byte, out),
+            (State::Sequence, _) => {
+                let held = std::mem::take(&mut self.held);
+                self.enter(State::Ground);
+                if held.len() <= LONGEST {
+                    self.sequence(&held, byte, out);
+                }
+                self.held = held;
+                self.held.clear();
+            }
+        }
+    }
+
+    /// The last byte of an escape sequence.
+    fn escape(&mut self, last: u8, out: &mut Vec<u8>) {
+        let mut passes = false;
+        let mut next = State::Ground;
+        match (self.held.as_slice(), last) {
+            ([], b'[') => next = State::Sequence,
+            ([], b']') => next = State::Text { bell: true },
+            ([], b'P' | b'X' | b'^' | b'_') => next = State::Text { bell: false },
+            ([], b'k') => next = State::Title,
+            ([], b'c') => {
+                out.extend_from_slice(RESET);
+                self.alternate = false;
+            }
+            // Cursor saved and restored, index and line feed, tab stop, single and locking shifts; charsets of G0 to G3; double
+            // height and width, the screen of E.
+            ([], b'6'..=b'9' | b'D' | b'E' | b'H' | b'M'..=b'O' | b'n' | b'o' | b'|'..=b'~')
+            | ([b'('..=b'+'], b'0'..=b'~')
+            | ([b'#'], b'3'..=b'6' | b'8') => passes = true,
+            _ => {}
+        }
+        if passes {
+            out.push(0x1b);
+            out.extend_from_slice(&self.held);
+            out.push(last);
+        }
+        self.enter(next);
+    }
+
+    /// A complete control sequence: `held` is what stands between CSI and its last byte.
+    fn sequence(&mut self, held: &[u8], last: u8, out: &mut Vec<u8>) {
+        let (private, held) = match held.split_first() {
+            Some((private @ 0x3c..=0x3f, rest)) => (Some(*private), rest),
+            _ => (None, held),
+        };
+        let end = held.iter().take_while(|byte| matches!(byte, b'0'..=b';')).count();
+        let (parameters, intermediates) = held.split_at(end);
+        let passes = match (private, intermediates, last) {
+            (Some(b'?'), b"", b'h' | b'l') => return self.modes(parameters, last, out),
+            (None, b"", _) => draws(parameters, last),
+            // Selective erase, tab stops as in the beginning.
+            (Some(b'?'), b"", b'J' | b'K') => one_of(parameters, &[0, 1, 2]),
+            (Some(b'?'), b"", b'W') => one_of(parameters, &[5]),
+            // Shape of the cursor, scrolling sideways, insertion and deletion of columns, protected characters.
+            (None, b" ", b'q' | b'@' | b'A') | (None, b"'", b'}' | b'~') | (None, b"\"", b'q') => single(parameters),
+            // Soft reset.
+            (None, b"!", b'p') => parameters.is_empty(),
+            _ => false,
+        };
+        if passes {
+            out.extend_from_slice(b"\x1b[");
+            out.extend(private);
+            out.extend_from_slice(held);
+            out.push(last);
+        }
+    }
+
+    /// Private modes: of several, those pass that are allowed.
+    fn modes(&mut self, parameters: &[u8], last: u8, out: &mut Vec<u8>) {
+        let allowed: Vec<u32> = parameters.split(|byte| *byte == b';').filter_map(number).filter(|mode| MODES.contains(mode)).collect();
+        if allowed.iter().any(|mode| ALTERNATE.contains(mode)) {
+            self.alternate = last == b'h';
+        }
+        if !allowed.is_empty() {
+            let allowed: Vec<String> = allowed.iter().map(u32::to_string).collect();
+            out.extend_from_slice(b"\x1b[?");
+            out.extend_from_slice(allowed.join(";").as_bytes());
+            out.push(last);
+        }
+    }
+}
+
+/// Whether a control sequence without prefix and intermediates only draws.
+fn draws(parameters: &[u8], last: u8) -> bool {
+    match last {
+        // Colours and the like: colons separate parts of a parameter.
+        b'm' => parameters.split(|byte| matches!(byte, b';' | b':')).all(is_number),
+        // Cursor and tabs (A to I, Z, `, a, d, e, f, g), erasing, inserting, deleting, the scroll region.
+        b'@'..=b'I' | b'K'..=b'M' | b'P' | b'X' | b'Z' | b'`' | b'a' | b'd'..=b'g' | b'r' => {
+            parameters.split(|byte| *byte == b';').all(is_number)
+        }
+        // 3 would empty the viewer's scrollback.
+        b'J' => one_of(parameters, &[0, 1, 2]),
+        // T with five parameters waits for the mouse.
+        b'S' | b'T' => single(parameters),
+        // Repetition of a character: up to a screenful.
+        b'b' => single(parameters) && number(parameters).is_none_or(|times| times < 10_000),
+        // Insert and newline mode.
+        b'h' | b'l' => parameters.split(|byte| *byte == b';').all(|parameter| number(parameter).is_some_and(|mode| matches!(mode, 4 | 20))),
+        // Cursor saved and restored; with parameters they are something else.
+        b's' | b'u' => parameters.is_empty(),
+        _ => false,
+    }
+}
+
+/// A parameter's value, `None` for one that is left out or out of all proportion.
+fn number(parameter: &[u8]) -> Option<u32> {
+    if parameter.len() > 5 || !parameter.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(parameter).ok()?.parse().ok()
+}
+
+fn is_number(parameter: &[u8]) -> bool {
+    parameter.is_empty() || number(parameter).is_some()
+}
+
+/// At most one parameter.
+fn single(parameters: &[u8]) -> bool {
+    is_number(parameters)
+}
+
+/// At most one parameter, of these values; left out it is 0.
+fn one_of(parameters: &[u8], values: &[u32]) -> bool {
+    single(parameters) && values.contains(&number(parameters).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn neutral(bytes: &[u8]) -> Vec<u8> {
+        let mut neutraliser = Neutraliser::default();
+        let mut out = neutraliser.pass(bytes);
+        out.extend(neutraliser.end());
+        out
+    }
+
+    /// Whole, cut at each place, and byte by byte: it must not matter.
+    fn check(input: &[u8], expected: &[u8]) {
+        let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        assert_eq!(shown(&neutral(input)), shown(expected), "of {}", shown(input));
+        for cut in 0..=input.len() {
+            let mut neutraliser = Neutraliser::default();
+            let mut out = neutraliser.pass(&input[..cut]);
+            out.extend(neutraliser.pass(&input[cut..]));
+            out.extend(neutraliser.end());
+            assert_eq!(shown(&out), shown(expected), "of {} cut at {cut}", shown(input));
+        }
+        let mut neutraliser = Neutraliser::default();
+        let mut out: Vec<u8> = input.chunks(1).flat_map(|byte| neutraliser.pass(byte)).collect();
+        out.extend(neutraliser.end());
+        assert_eq!(shown(&out), shown(expected), "of {} byte by byte", shown(input));
+        assert_eq!(shown(&neutral(&out)), shown(&out), "twice: {}", shown(input));
+    }
+
+    #[test]
+    fn what_acts_on_the_terminal_is_dropped() {
+        let dropped: &[&[u8]] = &[
+            // OSC: titles, clipboard, links, colours, folder, notifications, marks, pictures.
+            b"\x1b]0;title\x07",
+            b"\x1b]2;title\x1b\\",
+            b"\x1b]52;c;aGVsbG8=\x07",
+            b"\x1b]52;c;?\x1b\\",
+            b"\x1b]8;;http://example.org\x1b\\",
+            b"\x1b]4;1;?\x07",
+            b"\x1b]10;?\x07",
+            b"\x1b]11;?\x1b\\",
+            b"\x1b]7;file://host/\x07",
+            b"\x1b]9;ping\x07",
+            b"\x1b]133;A\x07",
+            b"\x1b]777;notify;a;b\x07",
+            b"\x1b]1337;File=:AAAA\x07",
+            b"\x1b]0;gr\xc3\xbc\xc3\x9c\xe2\x9c\x9bn\x07",
+            b"\x1b]\x07",
+            // Other strings.
+            b"\x1bP$qm\x1b\\",
+            b"\x1bP+q544e\x1b\\",
+            b"\x1bPq#0;2;0;0;0\x1b\\",
+            b"\x1b_Gf=24;AAAA\x1b\\",
+            b"\x1b^pm\x1b\\",
+            b"\x1bXsos\x07sos\x1b\\",
+            b"\x1bktitle\x1b\\",
+            b"\x1bPtmux;\x1b\x1b]52;c;aGVsbG8=\x07\x1b\\",
+            // Questions.
+            b"\x05",
+            b"\x1bZ",
+            b"\x1b[c",
+            b"\x1b[0c",
+            b"\x1b[>c",
+            b"\x1b[>0c",
+            b"\x1b[=c",
+            b"\x1b[5n",
+            b"\x1b[6n",
+            b"\x1b[?6n",
+            b"\x1b[?15n",
+            b"\x1b[?25$p",
+            b"\x1b[4$p",
+            b"\x1b[>q",
+            b"\x1b[>0q",
+            b"\x1b[x",
+            b"\x1b[1x",
+            b"\x1b[?u",
+            b"\x1b[18t",
+            b"\x1b[21t",
+            b"\x1b[8;1;1t",
+            b"\x1b[1;1;1;1;1;1*y",
+            b"\x1b[?4m",
+            b"\x1b[?1;1;0S",
+            b"\x1b[1;2;3;4;5T",
+            b"\x1b[1$w",
+            b"\x1b[&u",
+            b"\x1b[1+p",
+            // The keyboard, the mouse, the printer, lamps, the window, the encoding, scrollback.
+            b"\x1b[>1u",
+            b"\x1b[<u",
+            b"\x1b[=1u",
+            b"\x1b[1u",
+            b"\x1b[>4;2m",
+            b"\x1b[>4n",
+            b"\x1b[2h",
+            b"\x1b[12l",
+            b"\x1b=",
+            b"\x1b>",
+            b"\x1b[?9h",
+            b"\x1b[?1000h",
+            b"\x1b[?1002;1006h",
+            b"\x1b[?1003l",
+            b"\x1b[?1004h",
+            b"\x1b[?1005h",
+            b"\x1b[?1015h",
+            b"\x1b[?1016h",
+            b"\x1b[?2004h",
+            b"\x1b[?3h",
+            b"\x1b[?69h",
+            b"\x1b[1;2s",
+            b"\x1b[?1s",
+            b"\x1b[?1r",
+            b"\x1b[i",
+            b"\x1b[5i",
+            b"\x1b[?4i",
+            b"\x1b[1q",
+            b"\x1b[3J",
+            b"\x1b%@",
+            b"\x1b%G",
+            b"\x1b F",
+            b"\x1b G",
+            b"\x1b[62;1\"p",
+            b"\x1b\\",
+            b"\x1bl",
+            b"\x1b$B",
+            b"\x1b$(B",
+            b"\x1b#9",
+            // C1 as bytes and as characters.
+            b"\x9b6n",
+            b"\x9bc",
+            b"\x9d0;title\x07",
+            b"\x9d0;title\x9c",
+            b"\x90$qm\x9c",
+            b"\x98x\x9c",
+            b"\x9ex\x9c",
+            b"\x9fx\x1b\\",
+            b"\x9a",
+            b"\x85",
+            b"\xc2\x9b6n",
+            b"\xc2\x9d52;c;?\xc2\x9c",
+            b"\xc2\x90$qm\xc2\x9c",
+            b"\xc2\x9fx\xc2\x9c",
+            b"\xc2\x9a",
+            b"\xc2\x84",
+            b"\x80\x81\x9c",
+            // Noise, and what never ends.
+            b"\x00\x07\x11\x13\x7f",
+            b"\x1b",
+            b"\x1b[",
+            b"\x1b[31",
+            b"\x1b]0;no end",
+            b"\x1bP no end",
+            b"\x1b(",
+            b"\x9d",
+            b"\x1bk",
+            // Malformed: parameters after intermediates, prefixes in the middle, numbers out of all proportion.
+            b"\x1b[ 1q",
+            b"\x1b[1?h",
+            b"\x1b[1>c",
+            b"\x1b[??25h",
+            b"\x1b[999999C",
+            b"\x1b[10000b",
+            b"\x1b[1:2H",
+            b"\x1b[!!p",
+        ];
+        for input in dropped {
+            check(input, b"");
+            // The same between text, where it does have an end.
+            if input.ends_with(b"\x07") || input.ends_with(b"\\") || input.ends_with(b"\x9c") {
+                check(&[b"a", *input, b"b"].concat(), b"ab");
+            }
+        }
+    }
+
+    #[test]
+    fn what_draws_passes_unchanged() {
+        let passed: &[&[u8]] = &[
+            b"plain text\r\n\tand\x08\x0b\x0c\x0e\x0f",
+            "gr\u{fc}n \u{dc} \u{271b} \u{2500}\u{251b} \u{1f600} \u{a0}".as_bytes(),
+            b"\x1b[m\x1b[0m\x1b[1;31m\x1b[38;5;196m\x1b[48;2;1;2;3m\x1b[4:3;58:2::255:128:0m",
+            b"\x1b[;;m",
+            b"\x1b[H\x1b[12;40H\x1b[f\x1b[2A\x1b[B\x1b[3C\x1b[4D\x1b[E\x1b[F\x1b[7G\x1b[2d\x1b[2e\x1b[2a\x1b[2`\x1b[I\x1b[Z",
+            b"\x1b[J\x1b[0J\x1b[1J\x1b[2J\x1b[K\x1b[1K\x1b[2K\x1b[?J\x1b[?2K\x1b[5X",
+            b"\x1b[2@\x1b[2P\x1b[2L\x1b[2M\x1b[3b\x1b[2S\x1b[2T",
+            b"\x1b[r\x1b[2;20r\x1b7\x1b8\x1b[s\x1b[u\x1bD\x1bE\x1bM\x1bH\x1b[g\x1b[3g\x1b6\x1b9",
+            b"\x1b[4h\x1b[4l\x1b[20h\x1b[4;20l",
+            b"\x1b[?1h\x1b[?5h\x1b[?6h\x1b[?7l\x1b[?12h\x1b[?25l\x1b[?47h\x1b[?1047h\x1b[?1048h\x1b[?1049h\x1b[?1049;25l",
+            b"\x1b(B\x1b(0lqk\x1b)0\x1b*B\x1b+A\x1bnx\x1bNx\x1bOx\x1b|\x1b}\x1b~",
+            b"\x1b#8\x1b#3\x1b#6\x1b[!p\x1b[2 q\x1b[ q\x1b[1 @\x1b[1 A\x1b['}\x1b[2'~\x1b[1\"q",
+            // No UTF-8, and no controls either.
+            b"\xff\xfe\xa0\xc0\xc1\xf5",
+            b"caf\xe9 ",
+            b"\xe2\xe2\xe2\x9c\x9b",
+            RESET,
+        ];
+        for input in passed {
+            check(input, input);
+        }
+    }
+
+    #[test]
+    fn what_is_mixed_is_taken_apart() {
+        let mixed: &[(&[u8], &[u8])] = &[
+            (b"\x1b[?1049;1006;25h", b"\x1b[?1049;25h"),
+            (b"\x1b[?0025h", b"\x1b[?25h"),
+            (b"\x1bc", RESET),
+            // The 8-bit form of what is allowed comes out in 7 bits.
+            (b"\x9b1m", b"\x1b[1m"),
+            (b"\xc2\x9b1m", b"\x1b[1m"),
+            // Controls within a sequence act before it.
+            (b"\x1b[3\r1\nm", b"\r\n\x1b[31m"),
+            (b"\x1b\r[1m", b"\r\x1b[1m"),
+            // Aborted and begun anew.
+            (b"\x1b[31\x18m\x1b[31\x1am", b"mm"),
+            (b"\x1b[31\x1b[1m", b"\x1b[1m"),
+            (b"\x1b]0;title\x18text", b"text"),
+            (b"\x1b]0;title\x1b[1mtext", b"\x1b[1mtext"),
+            (b"\x1b]0;\x1b]52;c;x\x07text", b"text"),
+            (b"\x1b\x18]52;c;x\x07", b"]52;c;x"),
+            (b"\x1b[1\xc3\xa9m", b"\xc3\xa9m"),
+            (b"\x1b\xc3]x\x07", b"\xc3]x"),
+            // A title of screen's has one line.
+            (b"\x1bktitle\r\ntext", b"\r\ntext"),
+            (b"\x1bkt\xc3\xbctle\xc2\x9ctext", b"text"),
+            // Characters that break off lose what would be a control alone, and none comes to be by leaving something out.
+            (b"\xe2\x9b", b"\xe2"),
+            (b"\xe2\x9b6n", b"\xe26n"),
+            (b"\xc2\x1b]0;x\x07\x9b6n", b"\xc2"),
+            (b"\xc2\x1b[6n\x9d0;x\x07", b"\xc2"),
+            (b"\xe2\x1b[c\x9c\x9b6n", b"\xe2"),
+            (b"\xc2\x05\x9b1m", b"\xc2\x1b[1m"),
+            // Overlong forms of ESC and of U+009B.
+            (b"\xc0\x9b6n", b"\xc0"),
+            (b"\xe0\x80\x9b6n", b"\xe0"),
+            (b"\xe0\x82\x9b6n", b"\xe0"),
+            (b"\xf0\x80\x80\x9b6n", b"\xf0"),
+            (b"\xed\xa0\x80", b"\xed\xa0"),
+        ];
+        for (input, expected) in mixed {
+            check(input, expected);
+        }
+    }
+
+    #[test]
+    fn a_lead_byte_alone_passes_at_the_end() {
+        check(b"\xc2", b"\xc2");
+        check(b"\xf0\xa0", b"\xf0\xa0");
+    }
+
+    #[test]
+    fn sequences_have_a_limit_and_strings_need_no_memory() {
+        let fits = [b"\x1b[".as_slice(), &b"1;".repeat(LONGEST / 2), b"m"].concat();
+        check(&fits, &fits);
+        check(&[b"\x1b[".as_slice(), &b"1;".repeat(LONGEST / 2), b"1mx"].concat(), b"x");
+        let mut neutraliser = Neutraliser::default();
+        for (begin, more) in [("\x1b[", " ;1"), ("\x1b]", " text"), ("\x1bP", " text"), ("\x1bk", " text"), ("\x1b(", "((")] {
+            assert_eq!(neutraliser.pass(begin.as_bytes()), b"");
+            for _ in 0..1000 {
+                assert_eq!(neutraliser.pass(&more.repeat(1000).into_bytes()), b"", "after {begin:?}");
+                assert!(neutraliser.held.capacity() < 256 && neutraliser.character.bytes.capacity() < 64);
+            }
+            neutraliser.end();
+        }
+    }
+
+    #[test]
+    fn the_screen_in_use_is_known() {
+        let mut neutraliser = Neutraliser::default();
+        for (input, alternate) in [
+            ("\x1b[?25;1049h", true),
+            ("\x1b[?1048l", true),
+            ("\x1b[?1049l", false),
+            ("\x1b[?47h", true),
+            ("\x1bc", false),
+            ("\x1b[?1047h", true),
+        ] {
+            neutraliser.pass(input.as_bytes());
+            assert_eq!(neutraliser.is_alternate(), alternate, "after {input:?}");
+        }
+        neutraliser.end();
+        assert!(!neutraliser.is_alternate());
+    }
+
+    /// Xorshift, 64 bits.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 % limit as u64).expect("small")
+        }
+
+        fn stream(&mut self) -> Vec<u8> {
+            const PIECES: &[&[u8]] = &[
+                b"\x1b",
+                b"\x1b[",
+                b"\x1b]",
+                b"\x1bP",
+                b"\x1b_",
+                b"\x1b^",
+                b"\x1bX",
+                b"\x1bk",
+                b"\x1b\\",
+                b"\x07",
+                b"\x18",
+                b"\x05",
+                b"\x9b",
+                b"\x9d",
+                b"\x9c",
+                b"\x90",
+                b"\xc2",
+                b"\xe2",
+                b"\xe0",
+                b"\xed",
+                b"\xf0",
+                b"\xf4",
+                b"\x80",
+                b"\xa0",
+                b"\xbf",
+                b"\xc2\x9b",
+                b"\xc2\x9c",
+                b"\xc3\xbc",
+                b"\xe2\x9c\x9b",
+                b"?",
+                b">",
+                b"=",
+                b";",
+                b"1",
+                b"25",
+                b"1049",
+                b"1006",
+                b"$",
+                b" ",
+                b"!",
+                b"(",
+                b"#",
+                b"h",
+                b"l",
+                b"m",
+                b"n",
+                b"c",
+                b"p",
+                b"q",
+                b"t",
+                b"u",
+                b"x",
+                b"H",
+                b"J",
+                b"i",
+                b"\r",
+                b"\n",
+                b"52;c;?",
+                b"text",
+            ];
+            let mut stream = Vec::new();
+            for _ in 0..self.below(40) {
+                match self.below(8) {
+                    0 => stream.push(u8::try_from(self.below(256)).expect("a byte")),
+                    _ => stream.extend_from_slice(PIECES[self.below(PIECES.len())]),
+                }
+            }
+            stream
+        }
+    }
+
+    /// Reads the output with eyes of its own: no introducer of a string, no question, no C1.
+    fn assert_harmless(out: &[u8], seed: u64) {
+        let shown = out.escape_ascii();
+        for (at, byte) in out.iter().enumerate() {
+            assert!(!matches!(byte, 0x00..=0x07 | 0x10..=0x1a | 0x1c..=0x1f | 0x7f), "a control in {shown}, seed {seed}");
+            if *byte != 0x1b {
+                continue;
+            }
+            let next = *out.get(at + 1).expect("something after ESC");
+            assert!(!b"]P_^XkZc\\%=> \x1b".contains(&next), "ESC {next:#x} in {shown}, seed {seed}");
+            if next == b'[' {
+                let rest = &out[at + 2..];
+                let end = rest.iter().position(|byte| (0x40..0x7f).contains(byte)).expect("a last byte");
+                let (held, last) = (&rest[..end], rest[end]);
+                assert!(held.iter().all(|byte| (0x20..0x40).contains(byte)), "a broken sequence in {shown}, seed {seed}");
+                assert!(!held.iter().any(|byte| b"<=>$*&+".contains(byte)), "a query in {shown}, seed {seed}");
+                assert!(!b"cnxtivwy".contains(&last), "a last byte in {shown}, seed {seed}");
+                assert!(last != b'u' || held.is_empty(), "u with parameters in {shown}, seed {seed}");
+                assert!(!b"pq".contains(&last) || held.iter().any(|byte| b"! \"".contains(byte)), "p or q in {shown}, seed {seed}");
+            }
+        }
+        for chunk in out.utf8_chunks() {
+            assert!(!chunk.valid().contains(|character| ('\u{80}'..='\u{9f}').contains(&character)), "C1 in {shown}, seed {seed}");
+            assert!(!chunk.invalid().iter().any(|byte| matches!(byte, 0x80..=0x9f)), "a C1 byte in {shown}, seed {seed}");
+        }
+    }
+
+    #[test]
+    fn nothing_harmful_ever_comes_out() {
+        for seed in 1..=60_000_u64 {
+            let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let input = random.stream();
+            let out = neutral(&input);
+            assert_harmless(&out, seed);
+            assert_eq!(neutral(&out).escape_ascii().to_string(), out.escape_ascii().to_string(), "twice, seed {seed}");
+            let cut = random.below(input.len() + 1);
+            let mut neutraliser = Neutraliser::default();
+            let mut pieces = neutraliser.pass(&input[..cut]);
+            pieces.extend(neutraliser.pass(&input[cut..]));
+            pieces.extend(neutraliser.end());
+            assert_eq!(pieces, out, "cut at {cut}, seed {seed}");
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! Recordings read back: found, loaded, verified.
+
+use super::format::{FormatError, GENESIS, Header, Record, Stream, records, sha256, unpack};
+use super::manifest::{self, About, Manifest};
+use crate::store::{Bucket, StoreError};
+use bytes::Bytes;
+use chrono::{DateTime, NaiveDate, Utc};
+use futures::{StreamExt as _, TryStreamExt as _};
+use russh::keys::PublicKey;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// Objects asked for at once.
+const AT_ONCE: usize = 16;
+
+/// Why a recording cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is none of this name.
+    #[error("there is no recording {0}; see `sandglass recordings list`")]
+    NotFound(String),
+    /// A chunk that cannot be read.
+    #[error("{object}: {why}")]
+    Damaged {
+        /// The chunk.
+        object: String,
+        /// Why.
+        #[source]
+        why: FormatError,
+    },
+    /// No name of a recording.
+    #[error("{0} is no recording: it has the form DATE/NAMESPACE/NAME/UID/CONNECTION")]
+    NoName(String),
+}
+
+/// Where a recording is: its folder below the prefix.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Name {
+    /// Day of the login, UTC.
+    pub date: NaiveDate,
+    /// Of the session.
+    pub namespace: String,
+    /// Of the session.
+    pub name: String,
+    /// Of the session.
+    pub uid: String,
+    /// The connection.
+    pub connection: String,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}/{}/{}/{}", self.date, self.namespace, self.name, self.uid, self.connection)
+    }
+}
+
+impl FromStr for Name {
+    type Err = ReadError;
+
+    fn from_str(text: &str) -> Result<Self, ReadError> {
+        let no_name = || ReadError::NoName(text.to_owned());
+        let plain = |part: &str| {
+            let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+            !part.is_empty() && part.len() <= 253 && part.bytes().all(inner) && !part.starts_with('.')
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        let [date, namespace, name, uid, connection] = parts.as_slice() else { return Err(no_name()) };
+        if ![namespace, name, uid, connection].into_iter().all(|part| plain(part)) {
+            return Err(no_name());
+        }
+        let date = NaiveDate::parse_from_str(date, "%Y-%m-%d").map_err(|_| no_name())?;
+        let own = |part: &str| part.to_owned();
+        Ok(Self { date, namespace: own(namespace), name: own(name), uid: own(uid), connection: own(connection) })
+    }
+}
+
+/// Which recordings are wanted; what is not set does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of the session.
+    pub namespace: Option<String>,
+    /// Of the session.
+    pub name: Option<String>,
+    /// Of the build.
+    pub commit: Option<String>,
+    /// Of the build.
+    pub pull_request: Option<String>,
+    /// Who asked for the session.
+    pub actor: Option<String>,
+    /// Begun at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Begun before this time.
+    pub until: Option<DateTime<Utc>>,
+}
+
+impl Filter {
+    fn takes_date(&self, date: NaiveDate) -> bool {
+        self.since.is_none_or(|since| date >= since.date_naive()) && self.until.is_none_or(|until| date <= until.date_naive())
+    }
+
+    fn takes(&self, found: &Summary) -> bool {
+        let same = |wanted: &Option<String>, value: Option<&String>| wanted.is_none() || wanted.as_ref() == value;
+        same(&self.commit, found.about.commit.as_ref())
+            && same(&self.pull_request, found.about.pull_request.as_ref())
+            && same(&self.actor, Some(&found.about.requester))
+            && self.since.is_none_or(|since| found.started_at >= since)
+            && self.until.is_none_or(|until| found.started_at < until)
+    }
+}
+
+/// Whether a recording is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum State {
+    /// Closed by the replica that recorded.
+    Complete,
+    /// Its replica died: closed by another one.
+    Incomplete,
+    /// No manifest yet.
+    Running,
+}
+
+impl State {
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "Complete",
+            Self::Incomplete => "Incomplete",
+            Self::Running => "Running",
+        }
+    }
+}
+
+/// One line of a list. Not verified: see [`Loaded::verify`].
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Where it is.
+    #[serde(serialize_with = "as_text")]
+    pub name: Name,
+    /// What it is about.
+    #[serde(flatten)]
+    pub about: About,
+    /// When the user logged in.
+    pub started_at: DateTime<Utc>,
+    /// When the connection ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Whether it is closed.
+    pub state: State,
+    /// Why the connection ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_reason: Option<String>,
+}
+
+fn as_text<S: serde::Serializer>(name: &Name, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(name)
+}
+
+/// All recordings below a prefix.
+#[derive(Clone, Debug)]
+pub struct Library {
+    bucket: Bucket,
+    prefix: String,
+}
+
+impl Library {
+    /// A library; the prefix may be empty.
+    #[must_use]
+    pub const fn new(bucket: Bucket, prefix: String) -> Self {
+        Self { bucket, prefix }
+    }
+
+    fn object(&self, rest: &str) -> String {
+        match (self.prefix.is_empty(), rest.is_empty()) {
+            (true, _) => rest.to_owned(),
+            (false, true) => self.prefix.clone(),
+            (false, false) => format!("{}/{rest}", self.prefix),
+        }
+    }
+
+    /// The recordings that a filter takes, newest first.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, ReadError> {
+        let names = self.names(filter).await?;
+        let read = futures::stream::iter(names).map(|name| self.summary(name)).buffer_unordered(AT_ONCE);
+        let mut found: Vec<Summary> = read.try_filter_map(async |found| Ok(found.filter(|found| filter.takes(found)))).try_collect().await?;
+        found.sort_by(|a, b| (b.started_at, &b.name).cmp(&(a.started_at, &a.name)));
+        Ok(found)
+    }
+
+    async fn names(&self, filter: &Filter) -> Result<Vec<Name>, ReadError> {
+        let mut names = Vec::new();
+        for date in self.bucket.folders(&self.object("")).await? {
+            let Some(day) = NaiveDate::parse_from_str(&date, "%Y-%m-%d").ok().filter(|day| filter.takes_date(*day)) else { continue };
+            let folder = match (&filter.namespace, &filter.name) {
+                (Some(namespace), Some(name)) => format!("{date}/{namespace}/{name}"),
+                (Some(namespace), None) => format!("{date}/{namespace}"),
+                _ => date,
+            };
+            let entries = self.bucket.list(&self.object(&folder)).await?;
+            let below = |entry: &str| entry.rsplit_once('/').and_then(|(folder, _)| self.name_of(folder, day));
+            let mut found: Vec<Name> = entries.iter().filter_map(|entry| below(&entry.name)).collect();
+            found.dedup();
+            found.retain(|found| filter.name.as_ref().is_none_or(|name| found.name == *name));
+            names.append(&mut found);
+        }
+        Ok(names)
+    }
+
+    fn name_of(&self, folder: &str, day: NaiveDate) -> Option<Name> {
+        let rest = if self.prefix.is_empty() { folder } else { folder.strip_prefix(&self.prefix)?.strip_prefix('/')? };
+        rest.parse().ok().filter(|name: &Name| name.date == day)
+    }
+
+    /// `None` for a folder in which nothing can be read yet.
+    async fn summary(&self, name: Name) -> Result<Option<Summary>, ReadError> {
+        match self.bucket.read(&self.object(&format!("{name}/{}", manifest::OBJECT))).await {
+            Ok(bytes) => Ok(Manifest::open(&bytes, None).ok().map(|manifest| of_manifest(name, manifest))),
+            Err(StoreError::NotThere(_)) => self.running(name).await,
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn running(&self, name: Name) -> Result<Option<Summary>, ReadError> {
+        let first = match self.bucket.read(&self.object(&format!("{name}/{}", Stream::Audit.object(0)))).await {
+            Ok(first) => first,
+            Err(StoreError::NotThere(_)) => return Ok(None),
+            Err(failure) => return Err(failure.into()),
+        };
+        let lines = Header::decode(first).and_then(|(_, packed)| unpack(&packed)).unwrap_or_default();
+        Ok(of_first_event(name, &lines))
+    }
+
+    /// The recording of a connection, by its whole name or by its connection alone.
+    ///
+    /// # Errors
+    /// [`ReadError::NotFound`].
+    pub async fn find(&self, text: &str) -> Result<Name, ReadError> {
+        if text.contains('/') {
+            let folder = text.split_once("://").map_or(text, |(_, rest)| rest);
+            let parts: Vec<&str> = folder.trim_matches('/').rsplitn(6, '/').take(5).collect();
+            return parts.into_iter().rev().collect::<Vec<_>>().join("/").parse();
+        }
+        let names = self.names(&Filter::default()).await?;
+        names.into_iter().find(|name| name.connection == text).ok_or_else(|| ReadError::NotFound(text.to_owned()))
+    }
+
+    /// Everything of a recording.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn load(&self, name: &Name) -> Result<Loaded, ReadError> {
+        let folder = self.object(&name.to_string());
+        let entries = self.bucket.list(&folder).await?;
+        if entries.is_empty() {
+            return Err(ReadError::NotFound(name.to_string()));
+        }
+        let read = async |entry: crate::store::Entry| {
+            let bytes = self.bucket.read(&entry.name).await?;
+            Ok::<_, ReadError>((entry.name.rsplit('/').next().unwrap_or_default().to_owned(), bytes))
+        };
+        let objects = futures::stream::iter(entries).map(read).buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(Loaded { name: name.clone(), objects })
+    }
+}
+
+fn of_manifest(name: Name, manifest: Manifest) -> Summary {
+    Summary {
+        name,
+        about: manifest.about(),
+        started_at: manifest.started_at,
+        ended_at: Some(manifest.ended_at),
+        state: if manifest.complete { State::Complete } else { State::Incomplete },
+        end_reason: Some(manifest.end_reason),
+    }
+}
+
+fn of_first_event(name: Name, lines: &[u8]) -> Option<Summary> {
+    #[derive(serde::Deserialize)]
+    struct First {
+        time: DateTime<Utc>,
+        #[serde(flatten)]
+        about: About,
+    }
+    let first: First = serde_json::from_slice(lines.split(|byte| *byte == b'\n').next()?).ok()?;
+    Some(Summary { name, about: first.about, started_at: first.time, ended_at: None, state: State::Running, end_reason: None })
+}
+
+/// The objects of one recording, as they are.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Where it is.
+    pub name: Name,
+    /// By their names in the folder.
+    pub objects: BTreeMap<String, Bytes>,
+}
+
+/// What verification found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What is wrong: one line each, naming the object. Empty: nothing.
+    pub problems: Vec<String>,
+    /// Whether the replica that recorded closed it.
+    pub complete: bool,
+    /// Chunks that are as they were written.
+    pub chunks: usize,
+}
+
+impl Loaded {
+    /// The manifest, unverified.
+    #[must_use]
+    pub fn manifest(&self) -> Option<Manifest> {
+        self.objects.get(manifest::OBJECT).and_then(|bytes| Manifest::open(bytes, None).ok())
+    }
+
+    /// Checks the signature, every chunk against the manifest, and the chain.
+    #[must_use]
+    pub fn verify(&self, key: &PublicKey) -> Verdict {
+        let mut verdict = Verdict { problems: Vec::new(), complete: false, chunks: 0 };
+        let Some(bytes) = self.objects.get(manifest::OBJECT) else {
+            verdict.problems.push(format!("{}: missing: the recording is not closed, nothing can be verified yet", manifest::OBJECT));
+            return verdict;
+        };
+        let manifest = match Manifest::open(bytes, Some(key)) {
+            Ok(manifest) => manifest,
+            Err(failure) => {
+                verdict.problems.push(failure.to_string());
+                return verdict;
+            }
+        };
+        verdict.complete = manifest.complete;
+        let session = &manifest.session;
+        let here = (&self.name.namespace, &self.name.name, &self.name.uid, &self.name.connection);
+        if here != (&session.namespace, &session.name, &session.uid, &manifest.recording) {
+            verdict.problems.push(format!("{}: is of another recording", manifest::OBJECT));
+        }
+        for stream in Stream::ALL {
+            self.verify_stream(&manifest, stream, &mut verdict);
+        }
+        for name in self.objects.keys() {
+            let listed = Stream::of_object(name).is_some_and(|(stream, sequence)| (sequence as usize) < manifest.chunks(stream).len());
+            if !listed && name != manifest::OBJECT {
+                verdict.problems.push(format!("{name}: is not in the manifest"));
+            }
+        }
+        verdict
+    }
+
+    fn verify_stream(&self, manifest: &Manifest, stream: Stream, verdict: &mut Verdict) {
+        let mut previous = GENESIS.to_owned();
+        let chunks = manifest.chunks(stream);
+        for (index, chunk) in chunks.iter().enumerate() {
+            let object = stream.object(u32::try_from(index).unwrap_or(u32::MAX));
+            let last = index + 1 == chunks.len();
+            match self.objects.get(&object) {
+                None => verdict.problems.push(format!("{object}: missing")),
+                Some(bytes) if sha256(bytes) == chunk.sha256 => {
+                    match fault(bytes, manifest, stream, index, &previous, last) {
+                        Some(fault) => verdict.problems.push(format!("{object}: {fault}")),
+                        None => verdict.chunks += 1,
+                    }
+                }
+                // The chunk of another place is told from one that was changed.
+                Some(bytes) => {
+                    let hash = sha256(bytes);
+                    let other = chunks.iter().any(|other| other.sha256 == hash);
+                    verdict.problems.push(format!("{object}: {}", if other { "out of place" } else { "changed" }));
+                }
+            }
+            previous.clone_from(&chunk.sha256);
+        }
+    }
+
+    /// The payloads of a stream, one after the other, up to the first chunk that is missing.
+    fn payloads(&self, stream: Stream) -> Result<Vec<Bytes>, ReadError> {
+        let mut payloads = Vec::new();
+        for sequence in 0.. {
+            let object = stream.object(sequence);
+            let Some(bytes) = self.objects.get(&object) else { break };
+            let payload = Header::decode(bytes.clone()).and_then(|(_, packed)| unpack(&packed));
+            payloads.push(payload.map_err(|why| ReadError::Damaged { object, why })?);
+        }
+        Ok(payloads)
+    }
+
+    /// The records, in order.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`].
+    pub fn records(&self) -> Result<Vec<Record>, ReadError> {
+        let mut all = Vec::new();
+        for (payload, sequence) in self.payloads(Stream::Output)?.into_iter().zip(0..) {
+            let damaged = |why| ReadError::Damaged { object: Stream::Output.object(sequence), why };
+            all.append(&mut records(payload).map_err(damaged)?);
+        }
+        Ok(all)
+    }
+
+    /// The audit stream: JSON lines.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`].
+    pub fn audit(&self) -> Result<String, ReadError> {
+        Ok(String::from_utf8_lossy(&self.payloads(Stream::Audit)?.concat()).into_owned())
+    }
+
+    /// What the recording is about, from its manifest, or from its first event while it runs.
+    #[must_use]
+    pub fn summary(&self) -> Option<Summary> {
+        match self.manifest() {
+            Some(manifest) => Some(of_manifest(self.name.clone(), manifest)),
+            None => of_first_event(self.name.clone(), self.payloads(Stream::Audit).ok()?.first()?),
+        }
+    }
+}
+
+/// What is wrong with a chunk whose bytes are those that the manifest lists.
+fn fault(bytes: &Bytes, manifest: &Manifest, stream: Stream, index: usize, previous: &str, last: bool) -> Option<&'static str> {
+    let Ok((header, _)) = Header::decode(bytes.clone()) else { return Some("has no header") };
+    if header.recording != manifest.recording || header.stream != stream || header.sequence as usize != index {
+        return Some("is of another place");
+    }
+    if header.previous != previous {
+        return Some("does not follow the chunk before it");
+    }
+    if header.fence && (manifest.complete || !last) {
+        return Some("is a fence where none may be");
+    }
+    None
+}

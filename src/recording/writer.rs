@@ -1,0 +1,283 @@
+//! Stores one recording, chunk by chunk, until it ended. Tries again for as long as the process lives: what a user has seen is not given up.
+
+use super::archive::{Marker, labels};
+use super::audit::{AuditEvent, put_line};
+use super::format::{FORMAT, GENESIS, Header, Stream, sha256};
+use super::manifest::{self, Chunk, Closing, Manifest};
+use super::recorder::{FULL, LONGEST_WAIT, Pending, Shared};
+use crate::store::StoreError;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tracing::{error, warn};
+
+/// A chunk is closed when its oldest byte is this old; with the write itself, at most 2 s are lost to a kill.
+const OLDEST: Duration = Duration::from_millis(1500);
+/// From this size on a chunk is closed, packed.
+const CHUNK: usize = FULL;
+/// From this size on it is closed, unpacked: a reader has to hold it.
+const CHUNK_UNPACKED: usize = 64 * 1024 * 1024;
+/// Packing this much is worth a thread of its own.
+const WORK: usize = 128 * 1024;
+/// A write that takes longer counts as failing.
+const SLOW: Duration = Duration::from_secs(5);
+/// Between attempts, at first and at most.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Another replica took this one for dead and closed the recording.
+struct Fenced;
+
+/// One stream's end.
+struct Tip {
+    sequence: u32,
+    previous: String,
+    chunks: Vec<Chunk>,
+}
+
+/// A chunk that is not closed yet.
+#[derive(Default)]
+struct Building {
+    packed: Vec<u8>,
+    unpacked: usize,
+    since: Option<Instant>,
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    id: String,
+    marker: Marker,
+    labels: Vec<(&'static str, String)>,
+    tips: BTreeMap<Stream, Tip>,
+    building: Building,
+}
+
+/// Runs until everything is stored, or the recording was closed by another replica.
+pub(super) async fn write(shared: Arc<Shared>, id: String, marker: Marker) {
+    let tip = || Tip { sequence: 0, previous: GENESIS.into(), chunks: Vec::new() };
+    let tips = Stream::ALL.into_iter().map(|stream| (stream, tip())).collect();
+    let labels = labels(&marker.about);
+    let mut writer = Writer { shared, id, marker, labels, tips, building: Building::default() };
+    // On the heap: it is long, and there is one per connection.
+    if Box::pin(writer.run()).await.is_err() {
+        error!(recording = writer.id, "another replica closed this recording: the connection is cut");
+        writer.shared.stop("another gateway took this one for dead and closed the recording");
+    }
+    writer.forget();
+}
+
+impl Building {
+    fn is_due(&self) -> bool {
+        self.packed.len() >= CHUNK || self.unpacked >= CHUNK_UNPACKED || self.since.is_some_and(|since| since.elapsed() >= OLDEST)
+    }
+}
+
+impl Writer {
+    async fn run(&mut self) -> Result<(), Fenced> {
+        self.mark().await?;
+        loop {
+            self.due().await;
+            let (mut taken, total) = {
+                let mut pending = self.shared.pending();
+                (pending.take(), pending.total)
+            };
+            let ended = taken.ended.take();
+            if let Some(reason) = ended.clone() {
+                put_line(&mut taken.audit, (self.shared.archive.now)(), &AuditEvent::End { reason });
+            }
+            self.shared.set_oldest(self.building.since.or(taken.since));
+            let (size, urgent, audit) = (taken.size as u64, taken.urgent, std::mem::take(&mut taken.audit));
+            self.pack(taken).await;
+            self.put_audit(audit).await?;
+            self.shared.release(size);
+            if urgent || ended.is_some() || self.building.is_due() {
+                self.put_output().await?;
+                self.shared.set_oldest(None);
+                self.shared.stored.send_replace(total);
+            }
+            if let Some(reason) = ended {
+                return self.close(reason).await;
+            }
+        }
+    }
+
+    /// Returns when there is something to do.
+    async fn due(&self) {
+        loop {
+            let deadline = {
+                let pending = self.shared.pending();
+                if pending.urgent || pending.ended.is_some() || pending.size >= FULL {
+                    return;
+                }
+                self.building.since.or(pending.since).map(|since| since + OLDEST)
+            };
+            let woken = self.shared.wake.notified();
+            match deadline {
+                Some(deadline) if deadline <= Instant::now() => return,
+                Some(deadline) => drop(tokio::time::timeout_at(deadline.into(), woken).await),
+                None => woken.await,
+            }
+        }
+    }
+
+    /// Adds records to the chunk that is being built.
+    async fn pack(&mut self, taken: Pending) {
+        if taken.pieces.is_empty() {
+            return;
+        }
+        self.building.since = self.building.since.or(taken.since);
+        self.building.unpacked += taken.size;
+        let much = taken.size >= WORK;
+        let before = self.building.packed.len();
+        let mut packed = std::mem::take(&mut self.building.packed);
+        let archive = Arc::clone(&self.shared.archive);
+        let pack = move || {
+            // Packing fails without memory only, and then the process is gone.
+            let _ = archive.packers.pack(&taken.pieces, &mut packed);
+            packed
+        };
+        let packed = if much { tokio::task::spawn_blocking(pack).await } else { Ok(pack()) };
+        self.building.packed = packed.unwrap_or_default();
+        self.shared.hold(self.building.packed.len().saturating_sub(before) as u64);
+    }
+
+    async fn put_audit(&mut self, lines: Vec<u8>) -> Result<(), Fenced> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut packed = Vec::new();
+        let _ = self.shared.archive.packers.pack(&[lines.into()], &mut packed);
+        self.put(Stream::Audit, &packed).await
+    }
+
+    async fn put_output(&mut self) -> Result<(), Fenced> {
+        let building = std::mem::take(&mut self.building);
+        if building.packed.is_empty() {
+            return Ok(());
+        }
+        self.put(Stream::Output, &building.packed).await?;
+        self.shared.release(building.packed.len() as u64);
+        Ok(())
+    }
+
+    /// Stores the next chunk of a stream.
+    async fn put(&mut self, stream: Stream, packed: &[u8]) -> Result<(), Fenced> {
+        let Some(tip) = self.tips.get(&stream) else { return Ok(()) };
+        let header = Header {
+            format: FORMAT.into(),
+            recording: self.id.clone(),
+            stream,
+            sequence: tip.sequence,
+            previous: tip.previous.clone(),
+            replica: self.shared.archive.replica.clone(),
+            fence: false,
+        };
+        let bytes = Bytes::from([&header.encode(), packed].concat());
+        let name = self.shared.archive.name(&format!("{}/{}", self.marker.folder, stream.object(header.sequence)));
+        self.create(&name, &bytes).await?;
+        let metrics = &self.shared.archive.metrics;
+        metrics.chunks.inc();
+        metrics.bytes.inc_by(bytes.len() as u64);
+        if let Some(tip) = self.tips.get_mut(&stream) {
+            tip.previous = sha256(&bytes);
+            tip.chunks.push(Chunk { sequence: tip.sequence, size: bytes.len() as u64, sha256: tip.previous.clone() });
+            tip.sequence += 1;
+        }
+        Ok(())
+    }
+
+    fn marker_name(&self) -> String {
+        let archive = &self.shared.archive;
+        archive.name(&format!("open/{}/{}", archive.replica, self.id))
+    }
+
+    /// Tells all replicas that this recording is open.
+    async fn mark(&self) -> Result<(), Fenced> {
+        let text = serde_json::to_vec(&self.marker).unwrap_or_default();
+        self.create(&self.marker_name(), &text.into()).await
+    }
+
+    async fn close(&mut self, end_reason: String) -> Result<(), Fenced> {
+        let archive = Arc::clone(&self.shared.archive);
+        let closing = Closing {
+            started_at: self.marker.started_at,
+            ended_at: (archive.now)(),
+            complete: true,
+            end_reason,
+            sealed_by: archive.replica.clone(),
+        };
+        let streams = std::mem::take(&mut self.tips).into_iter().map(|(stream, tip)| (stream, tip.chunks)).collect();
+        let sealed = Manifest::new(&self.id, self.marker.about.clone(), closing, streams).seal(&archive.key);
+        let Ok(sealed) = sealed else {
+            // The key was read and checked at the start.
+            error!(recording = self.id, "the manifest cannot be signed: the recording stays open and is closed as incomplete later");
+            return Ok(());
+        };
+        self.create(&archive.name(&format!("{}/{}", self.marker.folder, manifest::OBJECT)), &sealed.into()).await?;
+        if let Err(failure) = archive.bucket.delete(&self.marker_name()).await {
+            // Whoever looks for cut-off recordings finds a manifest and deletes it.
+            warn!(recording = self.id, %failure, "the marker of a closed recording stays for now");
+        }
+        Ok(())
+    }
+
+    /// Writes an object that must be new, as often as it takes.
+    async fn create(&self, name: &str, bytes: &Bytes) -> Result<(), Fenced> {
+        let archive = &self.shared.archive;
+        let mut pause = PAUSE;
+        loop {
+            let failure = match self.watched(archive.bucket.create(name, bytes.clone(), &self.labels)).await {
+                Ok(()) => break,
+                // Ours all the same, if only the answer of an earlier attempt was lost.
+                Err(StoreError::AlreadyThere(_)) => match archive.bucket.read(name).await {
+                    Ok(there) if there == *bytes => break,
+                    Ok(_) => return Err(Fenced),
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            archive.metrics.failures.inc();
+            if !self.shared.failing.swap(true, Ordering::Relaxed) {
+                warn!(recording = self.id, %failure, "the recording store does not take a recording");
+            }
+            self.stop_if_late();
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        self.shared.failing.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Awaits one attempt, and meanwhile says when it takes too long.
+    async fn watched<T>(&self, attempt: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tokio::pin!(attempt);
+        loop {
+            tokio::select! {
+                outcome = &mut attempt => return outcome,
+                _ = tick.tick() => {}
+            }
+            if began.elapsed() >= SLOW {
+                self.shared.failing.store(true, Ordering::Relaxed);
+            }
+            self.stop_if_late();
+        }
+    }
+
+    fn stop_if_late(&self) {
+        if self.shared.lag() > LONGEST_WAIT {
+            self.shared.stop("the recording store has not answered for a minute: what cannot be recorded is not shown");
+        }
+    }
+
+    /// Gives back what is still held, however the recording ended.
+    fn forget(&self) {
+        self.shared.stop("the recording is closed");
+        drop(self.shared.pending().take());
+        self.shared.set_oldest(None);
+        self.shared.release(self.shared.held.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,139 @@
+//! Opens the store that the configuration names.
+
+use super::Bucket;
+use crate::domain::recording::{Azure, Gcs, S3, Store};
+use object_store::aws::{AmazonS3Builder, AwsCredential, Checksum, S3ConditionalPut};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{Certificate, CredentialProvider};
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::{ClientOptions, RetryConfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a store cannot be opened. Says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file that the configuration names.
+    #[error("failed to read {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The library refuses the settings.
+    #[error("recording.store is refused: {0}")]
+    Settings(String),
+}
+
+fn refused(failure: &object_store::Error) -> OpenError {
+    OpenError::Settings(super::one_line(failure))
+}
+
+/// Opens it. Nothing is asked of the store yet.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open(store: &Store) -> Result<Bucket, OpenError> {
+    match store {
+        Store { s3: Some(s3), .. } => open_s3(s3),
+        Store { gcs: Some(gcs), .. } => open_gcs(gcs),
+        Store { azure: Some(azure), .. } => open_azure(azure),
+        Store { directory, .. } => open_directory(directory.as_deref().unwrap_or(Path::new("/"))),
+    }
+}
+
+fn open_directory(directory: &Path) -> Result<Bucket, OpenError> {
+    let store = LocalFileSystem::new_with_prefix(directory).map_err(|failure| refused(&failure))?;
+    Ok(Bucket::new(Arc::new(store), false))
+}
+
+fn open_s3(settings: &S3) -> Result<Bucket, OpenError> {
+    // The environment has what a cloud's identity webhooks put there.
+    let mut builder = if settings.credentials.is_some() { AmazonS3Builder::new() } else { AmazonS3Builder::from_env() };
+    builder = builder
+        .with_bucket_name(&settings.bucket)
+        .with_region(&settings.region)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        // Buckets with a retention lock demand it.
+        .with_checksum_algorithm(Checksum::SHA256)
+        .with_client_options(client(settings.certificate_authorities.as_deref())?.with_allow_http(settings.allow_http))
+        .with_retry(once());
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(folder) = &settings.credentials {
+        let keys = KeyFiles(folder.clone());
+        keys.read()?;
+        builder = builder.with_credentials(Arc::new(keys));
+    }
+    Ok(Bucket::new(Arc::new(builder.build().map_err(|failure| refused(&failure))?), true))
+}
+
+fn open_gcs(settings: &Gcs) -> Result<Bucket, OpenError> {
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&settings.bucket);
+    if let Some(file) = &settings.service_account {
+        builder = builder.with_service_account_path(file.to_string_lossy());
+    }
+    let builder = builder.with_client_options(client(None)?).with_retry(once());
+    Ok(Bucket::new(Arc::new(builder.build().map_err(|failure| refused(&failure))?), true))
+}
+
+fn open_azure(settings: &Azure) -> Result<Bucket, OpenError> {
+    let mut builder = MicrosoftAzureBuilder::from_env().with_account(&settings.account).with_container_name(&settings.container);
+    if let Some(file) = &settings.access_key {
+        builder = builder.with_access_key(read(file)?.trim());
+    }
+    let builder = builder.with_client_options(client(None)?).with_retry(once());
+    Ok(Bucket::new(Arc::new(builder.build().map_err(|failure| refused(&failure))?), true))
+}
+
+/// The public authorities are part of the program: its image has no others.
+fn client(more: Option<&Path>) -> Result<ClientOptions, OpenError> {
+    let mut options = ClientOptions::new().with_connect_timeout(Duration::from_secs(5)).with_timeout(super::PATIENCE);
+    for authority in webpki_root_certs::TLS_SERVER_ROOT_CERTS {
+        if let Ok(certificate) = Certificate::from_der(authority) {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    if let Some(file) = more {
+        let text = read(file)?;
+        for certificate in Certificate::from_pem_bundle(text.as_bytes()).map_err(|failure| refused(&failure))? {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(options)
+}
+
+/// Trying again is ours: the library would hold a write for minutes.
+fn once() -> RetryConfig {
+    RetryConfig { max_retries: 0, retry_timeout: super::PATIENCE, ..RetryConfig::default() }
+}
+
+fn read(path: &Path) -> Result<zeroize::Zeroizing<String>, OpenError> {
+    std::fs::read_to_string(path).map(Into::into).map_err(|source| OpenError::File { path: path.into(), source })
+}
+
+/// Keys in two files, as a mounted Secret has them. Read for each request: a rotated Secret is used at once.
+#[derive(Debug)]
+struct KeyFiles(PathBuf);
+
+impl KeyFiles {
+    fn read(&self) -> Result<AwsCredential, OpenError> {
+        let file = |name| read(&self.0.join(name)).map(|text| text.trim().to_owned());
+        Ok(AwsCredential { key_id: file("access-key-id")?, secret_key: file("secret-access-key")?, token: None })
+    }
+}
+
+#[async_trait::async_trait]
+impl CredentialProvider for KeyFiles {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let read = self.read().map_err(|failure| object_store::Error::Generic { store: "S3", source: Box::new(failure) })?;
+        Ok(Arc::new(read))
+    }
+}
