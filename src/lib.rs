@@ -1,7 +1,7 @@
 //! Sandglass: access that exists for half an hour and then is gone.
 //!
 //! The rooms, from top to bottom; an upper one may use a lower one, never the reverse and never sideways:
-//! `runtime` and `cli`, the controllers (`debug_session`, `sweeper`), the data path (`gateway`, `link`, `agent`), `recording`,
+//! `runtime` and `cli`, the controllers (`debug_session`, `sweeper`), the data path (`gateway`, `link`, `agent`), `page`, `recording`,
 //! `kubernetes` and `store` (the adapters), `domain` and `api` (pure).
 
 #[cfg(feature = "agent")]
@@ -19,6 +19,8 @@ pub mod gateway;
 #[cfg(feature = "server")]
 pub mod kubernetes;
 pub mod link;
+#[cfg(feature = "server")]
+pub mod page;
 #[cfg(feature = "server")]
 pub mod recording;
 #[cfg(feature = "server")]

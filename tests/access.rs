@@ -10,17 +10,9 @@ use sandglass::api::debug_session::LinkState;
 use sandglass::gateway::EXIT_CUT;
 use sandglass::gateway::report::Event;
 use sandglass::link::CONTROL_PATH;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
-use support::{Bench, Options, eventually};
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn succeeded(output: &Output) {
-    assert!(output.status.success(), "{:?}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
-}
+use support::{Bench, Options, eventually, succeeded, text};
 
 /// A shell that stays until it is cut, and its output's file.
 fn stay(bench: &Bench, name: &str) -> Child {

@@ -30,6 +30,8 @@ mod link;
 mod node;
 #[path = "cluster/reading.rs"]
 mod reading;
+#[path = "cluster/recording.rs"]
+mod recording;
 #[path = "cluster/sources.rs"]
 mod sources;
 #[path = "cluster/turns.rs"]

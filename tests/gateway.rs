@@ -4,20 +4,11 @@
 
 mod support;
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
-use support::{Bench, Options, eventually, finish};
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use support::{Bench, Options, eventually, finish, succeeded, text};
 
 /// A script's standard output; the test fails with its errors when it failed.
-fn succeeded(output: &Output) -> String {
-    assert!(output.status.success(), "{:?}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
-    text(&output.stdout).trim().to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_have_output_errors_and_exit_status() {
     let bench = Bench::start(Options::default()).await;

@@ -5,20 +5,12 @@
 
 mod support;
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
-use support::{Bench, Options, eventually};
+use support::{Bench, Options, eventually, succeeded};
 use tokio::sync::Mutex;
 
 static ALONE: Mutex<()> = Mutex::const_new(());
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn succeeded(output: &Output) {
-    assert!(output.status.success(), "{:?}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
-}
 
 fn memory_kb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("status");

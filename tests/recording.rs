@@ -17,12 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use support::archives::{Faulty, Random, Records, archive, bytes_of, channels_of, events_of};
-use support::{Bench, Options, eventually, new_key, raw_client};
+use support::{Bench, Options, eventually, new_key, raw_client, text};
 use tempfile::TempDir;
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 fn in_folder() -> (TempDir, Records) {
     let folder = tempfile::tempdir().expect("folder");

@@ -325,7 +325,9 @@ fn show(loaded: &Loaded) -> anyhow::Result<()> {
     let summary = loaded.summary().context("nothing of this recording can be read yet")?;
     let about = &summary.about;
     let mut text = String::new();
-    let mut line = |name: &str, value: &str| drop(writeln!(text, "{name:<13} {value}"));
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<13} {value}");
+    };
     line("recording", &loaded.name.to_string());
     line("session", &format!("{}/{} ({})", about.namespace, about.name, about.uid));
     line("requester", &about.requester);
@@ -427,8 +429,7 @@ fn export(loaded: &Loaded, arguments: &Export) -> anyhow::Result<()> {
         Format::Asciicast => {
             let (records, channel) = chosen(loaded, arguments.channel.channel)?;
             let summary = loaded.summary().context("nothing of this recording can be read yet")?;
-            let title = format!("{}/{} by {}", summary.about.namespace, summary.about.name, summary.about.requester);
-            cast::asciicast(&records, &channel, &title, summary.started_at).into_bytes()
+            cast::asciicast(&records, &channel, &summary.title(), summary.started_at).into_bytes()
         }
     };
     match &arguments.output {

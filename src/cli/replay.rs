@@ -650,6 +650,7 @@ mod tests {
         assert!(!playback.is_over());
         assert_eq!(times(playback.due(seconds(100))), [100]);
         assert!(playback.is_over());
+        assert_eq!(playback.position(seconds(1000)), seconds(100), "there is nothing beyond the end");
         assert!(Playback::new(&[], &Options::default()).is_over());
     }
 

@@ -43,6 +43,32 @@ pub struct Configuration {
     /// Whether users are recorded, and where to.
     #[serde(default)]
     pub recording: Recording,
+    /// The web page, where there is one.
+    #[serde(default)]
+    pub page: Option<Page>,
+}
+
+/// The web page on the gateway's HTTP port, behind an ingress that knows who asks.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Page {
+    /// Header in which the ingress says who asks; it must remove what clients send under this name.
+    pub identity_header: String,
+    /// Addresses of the ingress: requests from elsewhere are refused.
+    pub proxies: Vec<IpNet>,
+}
+
+impl Page {
+    fn check(&self) -> Result<(), ConfigurationError> {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if self.identity_header.is_empty() || !self.identity_header.bytes().all(token) {
+            return Err(refuse("page.identityHeader", "must be the name of a header, e.g. X-Forwarded-User"));
+        }
+        if self.proxies.is_empty() {
+            return Err(refuse("page.proxies", "must name the ingress's addresses, e.g. [10.0.5.0/24]"));
+        }
+        Ok(())
+    }
 }
 
 /// Where users and agents find the gateway.
@@ -236,6 +262,7 @@ impl Configuration {
         }
         self.sessions.check()?;
         self.recording.check()?;
+        self.page.as_ref().map_or(Ok(()), Page::check)?;
         for (index, allowed) in self.allowed_images.iter().enumerate() {
             if allowed.prefix.is_empty() {
                 return Err(refuse(
@@ -340,6 +367,8 @@ mod tests {
             ("userCertificateAuthorities: [ nonsense ]", "userCertificateAuthorities[0]"),
             ("login: { atOnce: 0 }", "login"),
             ("surprise: 1", "surprise"),
+            ("page: { identityHeader: 'X User', proxies: [ 10.0.0.0/8 ] }", "page.identityHeader"),
+            ("page: { identityHeader: X-User, proxies: [] }", "page.proxies"),
         ] {
             let message = refusal(&format!("{SMALLEST}{change}\n"));
             assert!(message.contains(field), "{change}: {message}");

@@ -30,6 +30,12 @@ impl Directory {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<DebugSession>> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     /// The session whose status names this pod.
     #[must_use]
     pub fn of_pod(&self, pod_uid: &str) -> Option<Arc<DebugSession>> {

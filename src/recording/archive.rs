@@ -4,11 +4,12 @@ use super::audit::AuditEvent;
 use super::manifest::About;
 use super::metrics::Metrics;
 use super::packing::Packers;
+use super::read::Library;
 use super::recorder::{Recorder, Shared};
 use super::writer;
-use crate::store::Bucket;
+use crate::store::{Bucket, StoreError};
 use chrono::{DateTime, Utc};
-use russh::keys::PrivateKey;
+use russh::keys::{PrivateKey, PublicKey};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -112,6 +113,32 @@ impl Archive {
             archive.open.send_modify(|open| *open -= 1);
         });
         (recorder, address)
+    }
+
+    /// What is stored, for reading.
+    #[must_use]
+    pub fn library(&self) -> Library {
+        Library::new(self.bucket.clone(), self.prefix.clone())
+    }
+
+    /// The key that signs.
+    #[must_use]
+    pub fn public_key(&self) -> &PublicKey {
+        self.key.public_key()
+    }
+
+    /// Notes that somebody is about to see a recording.
+    ///
+    /// # Errors
+    /// It cannot be noted: then it must not be seen.
+    pub async fn viewed(&self, who: &str, recording: &str) -> Result<(), StoreError> {
+        let now = (self.now)();
+        let mut random = [0; 4];
+        let _ = rustls::crypto::ring::default_provider().secure_random.fill(&mut random);
+        let number = u32::from_be_bytes(random);
+        let name = self.name(&format!("views/{}/{}-{number:08x}.json", now.format("%Y-%m-%d"), now.format("%H%M%S%6f")));
+        let event = serde_json::json!({ "time": now, "who": who, "recording": recording });
+        self.bucket.create(&name, event.to_string().into(), &[]).await
     }
 
     /// Returns when no recording is open any more.

@@ -158,6 +158,14 @@ pub struct Summary {
     pub end_reason: Option<String>,
 }
 
+impl Summary {
+    /// One line for people.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!("{}/{} by {}", self.about.namespace, self.about.name, self.about.requester)
+    }
+}
+
 fn as_text<S: serde::Serializer>(name: &Name, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(name)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Health, Leadership, Supervisor, metrics, serve, while_leading};
+use super::{Health, Leadership, Site, Supervisor, metrics, serve, while_leading};
 use crate::debug_session::{self, Context, Metrics, Settings};
 use crate::domain::configuration::Configuration;
 use crate::kubernetes::time::Clock;
@@ -54,7 +54,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let listed = health.gate("first list of sessions");
     let recorder = Recorder::new(client.clone(), crate::api::names::CONTROLLER_MANAGER, Some(options.identity));
 
-    supervisor.spawn("health", serve(options.health, health, registry, shutdown.clone()));
+    supervisor.spawn("health", serve(options.health, Site { health, registry, page: None }, shutdown.clone()));
     let sweeper = Sweeper {
         client: client.clone(),
         namespace: settings.configuration.debug_namespace.clone(),

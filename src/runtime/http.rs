@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/metrics`, and nothing else, on plain HTTP for the kubelet and for Prometheus.
+//! `/livez`, `/readyz` and `/metrics` on plain HTTP for the kubelet and for Prometheus; and the web page, where there is one.
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -15,6 +15,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::{Health, Shutdown};
+use super::gateway::page::Shown;
+use crate::page::Page;
 
 /// Connections at once; more wait.
 const AT_ONCE: usize = 64;
@@ -25,21 +27,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The address cannot be bound.
-pub async fn serve(address: SocketAddr, health: Health, registry: Registry, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn serve(address: SocketAddr, site: Site, shutdown: Shutdown) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}: is the port taken?"))?;
-    serve_on(listener, health, registry, shutdown).await;
+    serve_on(listener, site, shutdown).await;
     Ok(())
 }
 
-async fn serve_on(listener: TcpListener, health: Health, registry: Registry, shutdown: Shutdown) {
-    let registry = Arc::new(registry);
+/// What is served.
+pub struct Site {
+    /// `/livez` and `/readyz`.
+    pub health: Health,
+    /// `/metrics`.
+    pub registry: Registry,
+    /// Everything else, where there is a page.
+    pub page: Option<Page<Shown>>,
+}
+
+async fn serve_on(listener: TcpListener, site: Site, shutdown: Shutdown) {
+    let site = Arc::new(site);
     let room = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = shutdown.requested() => return,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "a connection was not accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -47,11 +59,11 @@ async fn serve_on(listener: TcpListener, health: Health, registry: Registry, shu
                 }
             },
         };
-        let (health, registry) = (health.clone(), Arc::clone(&registry));
+        let site = Arc::clone(&site);
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let response = answer(&request, &health, &registry);
-                async move { Ok::<_, Infallible>(response) }
+                let site = Arc::clone(&site);
+                async move { Ok::<_, Infallible>(answer(&request, peer, &site).await) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -63,7 +75,15 @@ async fn serve_on(listener: TcpListener, health: Health, registry: Registry, shu
     }
 }
 
-fn answer<B>(request: &Request<B>, health: &Health, registry: &Registry) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, peer: SocketAddr, site: &Site) -> Response<Full<Bytes>> {
+    let (uri, page) = (request.uri(), site.page.as_ref());
+    match page.filter(|_| !matches!(uri.path(), "/livez" | "/readyz" | "/metrics")) {
+        Some(page) => page.answer(peer.ip(), request.method(), uri.path(), uri.query(), request.headers()).await,
+        None => machine_answer(request, &site.health, &site.registry),
+    }
+}
+
+fn machine_answer<B>(request: &Request<B>, health: &Health, registry: &Registry) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
     }
@@ -116,7 +136,7 @@ mod tests {
         let gate = health.gate("first list");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound");
-        tokio::spawn(serve_on(listener, health, metrics::registry(), supervisor.shutdown()));
+        tokio::spawn(serve_on(listener, Site { health, registry: metrics::registry(), page: None }, supervisor.shutdown()));
         assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
         let waiting = get(address, "/readyz").await;
         assert!(waiting.starts_with("HTTP/1.1 503") && waiting.contains("first list"), "{waiting}");

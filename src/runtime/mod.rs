@@ -13,7 +13,7 @@
 //! let mut registry = metrics::registry();
 //! let listening = health.gate("listener bound"); // /readyz answers 503 until every gate is open
 //! let shutdown = supervisor.shutdown(); // resolves at the first SIGTERM or SIGINT; clones freely
-//! supervisor.spawn("health", serve("0.0.0.0:8080".parse()?, health.clone(), registry, shutdown.clone()));
+//! supervisor.spawn("health", serve("0.0.0.0:8080".parse()?, Site { health: health.clone(), registry, page: None }, shutdown.clone()));
 //! supervisor.spawn("gateway", async move {
 //!     listening.open();
 //!     shutdown.requested().await; // then drain, and return
@@ -34,7 +34,7 @@ mod shutdown;
 mod supervisor;
 
 pub use health::{Gate, Health};
-pub use http::serve;
+pub use http::{Site, serve};
 pub use leader::{Leadership, while_leading};
 pub use shutdown::Shutdown;
 pub use supervisor::{SupervisionError, Supervisor};

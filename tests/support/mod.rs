@@ -247,6 +247,17 @@ pub async fn finish(mut command: Command, input: Vec<u8>) -> std::process::Outpu
     tokio::time::timeout(Duration::from_mins(3), run).await.expect("ends within its limit").expect("joined")
 }
 
+/// Bytes as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a program printed, which must have ended well.
+pub fn succeeded(output: &std::process::Output) -> String {
+    assert!(output.status.success(), "{:?}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
+    text(&output.stdout).trim().to_owned()
+}
+
 /// Waits for a condition, with a limit.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();

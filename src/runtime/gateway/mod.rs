@@ -1,6 +1,7 @@
 //! The wiring of `sandglass gateway`: configuration and keys in, listeners and watches out.
 
 mod feed;
+pub mod page;
 mod peers;
 mod reporter;
 
@@ -14,7 +15,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::controller::read_configuration;
-use super::{Health, Supervisor, metrics, serve};
+use self::page::Shown;
+use super::{Health, Site, Supervisor, metrics, serve};
 use crate::api::names::LINK_AUDIENCE;
 use crate::gateway::admission::{Admission, TokenReviewer};
 use crate::gateway::directory::Directory;
@@ -29,6 +31,7 @@ use crate::kubernetes::token_review::pod_of_token;
 use crate::link::registry::Registry;
 use crate::link::server::Refusal;
 use crate::link::{server, tls};
+use crate::page::{Page, Settings};
 use crate::recording::archive::{Archive, Setup};
 use crate::{recording, store};
 
@@ -88,6 +91,14 @@ impl TokenReviewer for Reviewer {
     }
 }
 
+/// The web page, where the configuration has one.
+fn page(gateway: &Arc<Gateway>) -> Option<Page<Shown>> {
+    let configured = gateway.configuration.page.clone()?;
+    let settings = Settings { identity_header: configured.identity_header, proxies: configured.proxies };
+    let recordings = gateway.archive.as_ref().map(|archive| (archive.library(), archive.public_key().clone()));
+    Some(Page::new(settings, Shown { gateway: Arc::clone(gateway), recordings }))
+}
+
 /// Runs the gateway until a signal.
 ///
 /// # Errors
@@ -123,7 +134,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     gateway.metrics.register(&mut registry);
 
     let listed = health.gate("first list of sessions");
-    supervisor.spawn("health", serve(options.health, health, registry, shutdown.clone()));
+    supervisor.spawn("health", serve(options.health, Site { health, registry, page: page(&gateway) }, shutdown.clone()));
     let until_shutdown = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let stop = shutdown.clone();
         async move {
