@@ -165,3 +165,48 @@ def idle_session(servers, sessions, progress):
             for client in clients:
                 client.close()
     return [tuple(values)]
+
+
+def stored_zeros(servers, size):
+    """MB in the store, and MB shown."""
+    before = servers.stored()
+    quietly(servers, f"head -c {size} /dev/zero")
+    return settled(servers, before) / 1e6, size / 1e6
+
+
+def stored_typing(servers, seconds):
+    """MB in the store per hour of somebody who types five characters a second, and MB shown per hour."""
+    before, shown = servers.stored(), 0
+    client = Client(servers, "sandglass", "stty raw -echo; echo ready; exec cat", terminal=True)
+    pause = random.Random(2)
+    try:
+        client.await_ready()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            os.write(client.into, bytes([pause.randrange(97, 123)]))
+            read_exactly(client.out, 1)
+            shown += 1
+            time.sleep(pause.uniform(0.1, 0.3))
+    finally:
+        client.close()
+    per_hour = 3600 / seconds / 1e6
+    return settled(servers, before) * per_hour, shown * per_hour
+
+
+def quietly(servers, command):
+    code = subprocess.run(servers.ssh("sandglass", "-T", command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode
+    if code != 0:
+        raise BenchError(f"ssh ended with {code}")
+
+
+def settled(servers, before):
+    """Bytes stored since, once nothing more comes."""
+    last, since, limit = servers.stored(), time.monotonic(), time.monotonic() + 30
+    while time.monotonic() - since < 3:
+        if time.monotonic() > limit:
+            raise BenchError("the recording is not closed after 30 s")
+        time.sleep(0.2)
+        now = servers.stored()
+        if now != last:
+            last, since = now, time.monotonic()
+    return last - before

@@ -12,6 +12,12 @@ GOALS = {
     "download": ("download", "ratio", ">=", 1.0),
     "upload": ("upload", "ratio", ">=", 0.85),
     "idle_session_kb": ("memory per idle session", "value", "<=", 120),
+    "download_recorded": ("download, recorded", "ratio", ">=", 0.8),
+    "echo_added_recorded_p50_ms": ("keystroke echo, recorded, added to sshd's: p50", "value", "<=", 0.3),
+    "echo_added_recorded_p99_ms": ("keystroke echo, recorded, added to sshd's: p99", "value", "<=", 0.3),
+    "idle_session_recorded_kb": ("memory per idle recorded session", "value", "<=", 150),
+    "stored_zeros_mb": ("stored for 600 MB of zeros", "value", "<=", 1),
+    "stored_typing_mb_per_hour": ("stored for an hour of typing", "value", "<=", 2),
     "apply_to_shell": ("apply to the first command", "ratio", "<=", 1.15),
 }
 # Two halves of the baseline's own runs that differ by more than this say that the machine was not quiet.
@@ -31,6 +37,11 @@ def row(name, unit, value, baseline, ratio, pairs):
 
 def of(pairs, statistic):
     return [statistic([pair[side] for pair in pairs]) for side in (0, 1)]
+
+
+def alone(name, unit, value):
+    """A figure that has nothing to be compared with: its baseline is what was put in."""
+    return row(name, unit, value[0], value[1], value[0] / value[1], [value])
 
 
 def compared(name, unit, pairs, statistic):

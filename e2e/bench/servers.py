@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 import processes
 from processes import BenchError
@@ -20,6 +21,7 @@ from processes import BenchError
 HERE = os.path.dirname(os.path.abspath(__file__))
 NAMES = ("sandglass", "sshd")
 SSHD = "/usr/sbin/sshd"
+STORE = f"{os.path.dirname(HERE)}/store/s3"
 POD_UID = "11111111-2222-3333-4444-555555555555"
 TOKEN = "token-of-the-pod"
 CIPHER = "aes256-gcm@openssh.com"
@@ -37,6 +39,19 @@ def free_ports(count):
     for one in sockets:
         one.close()
     return ports
+
+
+def free_ports_in_a_row(count):
+    """The first of so many ports that nobody listens on."""
+    for first in range(18500, 30000, count):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as one:
+                    one.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise BenchError("no ten ports in a row are free")
 
 
 def quiet(*command):
@@ -58,13 +73,15 @@ def check_machine():
 class Servers:
     """Both servers, running; `ssh(NAME, …)` is the command line of a client."""
 
-    def __init__(self, folder, programs):
+    def __init__(self, folder, programs, recorded=False):
+        self.recorded = recorded
         self.folder = folder
         self.gateway_program = f"{programs}/release/sandglass"
         self.agent_program = f"{programs}/agent/sandglass-agent"
         self.made_run_folder = False
         self.running = {}
         self.ports = dict(zip(("sshd", "sandglass", "link", "health"), free_ports(4)))
+        self.store_port = free_ports_in_a_row(10) if recorded else 0
 
     def path(self, name):
         return os.path.join(self.folder, name)
@@ -94,7 +111,7 @@ class Servers:
         with open("/etc/passwd", encoding="utf-8") as file:
             others = [line for line in file if line.split(":")[2:3] != ["0"]]
         self.write("passwd", f"root:x:0:0:root:{self.path('home')}:/bin/sh\n{''.join(others)}", 0o644)
-        for name in ("id", "sshd_host_key", "keys/ssh_host_ed25519_key"):
+        for name in ("id", "sshd_host_key", "keys/ssh_host_ed25519_key", "keys/recording_ed25519_key"):
             quiet("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bench", "-f", self.path(name))
         self.start_sshd()
         self.start_sandglass()
@@ -125,7 +142,8 @@ class Servers:
             "clusters": [{"name": "bench", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
             "users": [{"name": "bench", "user": {}}],
             "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}]}))
-        self.write("sandglass.yaml", "gateway: { host: 127.0.0.1 }\nsessions: { agentImage: none }\nrecording: { mode: Off }\n")
+        recording = self.start_store() if self.recorded else "mode: Off"
+        self.write("sandglass.yaml", f"gateway: {{ host: 127.0.0.1 }}\nsessions: {{ agentImage: none }}\nrecording: {{ {recording} }}\n")
         at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         environment = {"PATH": os.environ.get("PATH", ""), "KUBECONFIG": self.path("kubeconfig"), "RUST_LOG": "warn"}
         self.launch("gateway", [self.gateway_program, "gateway", "--config", self.path("sandglass.yaml"), "--keys-dir", self.path("keys"),
@@ -138,6 +156,28 @@ class Servers:
             "tokenPath": self.path("token"), "runFolder": self.path("run")}
         environment = {"PATH": os.environ.get("PATH", ""), "SANDGLASS_AGENT": json.dumps(settings)}
         self.launch("agent", self.in_namespace(self.agent_program, "serve"), env=environment)
+
+    def start_store(self):
+        """A real S3 server; what the configuration says of it."""
+        quiet(STORE, "install")
+        environment = {**os.environ, "HOME": os.environ.get("HOME", "/root")}
+        self.launch("store", [STORE, "run", self.path("s3"), "127.0.0.1", str(self.store_port)], env=environment)
+        limit = time.monotonic() + 60
+        while not os.path.exists(self.path("s3/ready")):
+            if self.running["store"].poll() is not None or time.monotonic() > limit:
+                raise BenchError(f"the S3 server does not come up: {self.last_words('store')}")
+            time.sleep(0.05)
+        os.makedirs(self.path("store"), exist_ok=True)
+        for source, name in (("access-key", "access-key-id"), ("secret-key", "secret-access-key")):
+            shutil.copy(self.path(f"s3/{source}"), self.path(f"store/{name}"))
+        return (f"store: {{ s3: {{ bucket: recordings, endpoint: 'http://127.0.0.1:{self.store_port}', allowHttp: true, "
+                f"credentials: '{self.path('store')}' }} }}")
+
+    def stored(self):
+        """Bytes that the gateway has stored since its start."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['health']}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("sandglass_recording_bytes_total "))
 
     def await_port(self, name, port):
         limit = time.monotonic() + 10
@@ -199,7 +239,7 @@ class Servers:
         return processes.pss(found)
 
     def stop(self):
-        for name in ("agent", "gateway", "sshd", "api"):
+        for name in ("agent", "gateway", "sshd", "api", "store"):
             if name in self.running:
                 processes.end(self.running[name])
         if self.made_run_folder:

@@ -98,7 +98,7 @@ impl Dialer {
         let mut request = format!("wss://{SERVER_NAME}{path}").into_client_request().map_err(|failure| refused(failure.to_string()))?;
         let bearer = HeaderValue::try_from(format!("Bearer {}", bearer.trim())).map_err(|failure| refused(failure.to_string()))?;
         request.headers_mut().insert("authorization", bearer);
-        let configuration = WebSocketConfig::default().read_buffer_size(8 * 1024).write_buffer_size(0).max_message_size(Some(1 << 20));
+        let configuration = WebSocketConfig::default().read_buffer_size(4 * 1024).write_buffer_size(0).max_message_size(Some(1 << 20));
         let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(configuration))
             .await
             .map_err(|failure| refused(reason(failure)))?;

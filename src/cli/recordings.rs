@@ -20,9 +20,14 @@ pub struct Place {
     /// The installation's configuration file, or one with its part `recording` alone.
     #[arg(long, value_name = "FILE", conflicts_with = "store", global = true)]
     config: Option<PathBuf>,
-    /// Address of the store: s3://BUCKET/PREFIX, gs://…, az://ACCOUNT/CONTAINER/PREFIX or file:///FOLDER. Credentials as the cloud's own
-    /// programs take them from the environment. Default: $`SANDGLASS_RECORDINGS`.
-    #[arg(long, value_name = "URL", global = true)]
+    /// Address of the store. Default: $`SANDGLASS_RECORDINGS`.
+    #[arg(
+        long,
+        value_name = "URL",
+        global = true,
+        long_help = "Address of the store: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://ACCOUNT/CONTAINER/PREFIX or file:///FOLDER.\n\
+                     Credentials are those of the environment, as the cloud's own programs take them. Default: $SANDGLASS_RECORDINGS."
+    )]
     store: Option<String>,
     /// Address of an S3 server that is not Amazon's.
     #[arg(long, value_name = "URL", global = true)]

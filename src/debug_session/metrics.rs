@@ -1,6 +1,6 @@
 //! What the controller counts. Labels are closed enums: never names, UIDs or error text.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -52,6 +52,8 @@ impl EncodeLabelValue for CategoryValue {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     sessions: Family<PhaseLabel, Gauge>,
+    overdue: Gauge,
+    oldest_seconds: Gauge,
     errors: Family<CategoryLabel, Counter>,
     seconds: Histogram,
     start_seconds: Histogram,
@@ -66,11 +68,16 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             sessions: Family::default(),
+            overdue: Gauge::default(),
+            oldest_seconds: Gauge::default(),
             errors: Family::default(),
             seconds: Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
             start_seconds: Histogram::new([0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0]),
         };
         registry.register("sandglass_debug_sessions", "Sessions by phase", metrics.sessions.clone());
+        registry.register("sandglass_debug_sessions_overdue", "Sessions past their deadline that are not over", metrics.overdue.clone());
+        let oldest = "Age of the oldest session that is not over, in seconds";
+        registry.register("sandglass_debug_sessions_oldest_seconds", oldest, metrics.oldest_seconds.clone());
         registry.register("sandglass_reconcile_errors", "Failed passes by category", metrics.errors.clone());
         registry.register("sandglass_reconcile_seconds", "Duration of a pass", metrics.seconds.clone());
         registry.register("sandglass_pod_start_seconds", "From the creation of the pod to an open session", metrics.start_seconds.clone());
@@ -89,6 +96,14 @@ impl Metrics {
         }
     }
 
+    /// Takes the sessions that are not over: when each began, and when it must end.
+    pub(super) fn live(&self, sessions: &[(DateTime<Utc>, DateTime<Utc>)], now: DateTime<Utc>) {
+        let overdue = sessions.iter().filter(|(_, end)| *end < now).count();
+        self.overdue.set(i64::try_from(overdue).unwrap_or(i64::MAX));
+        let oldest = sessions.iter().map(|(begin, _)| (now - *begin).num_seconds()).max();
+        self.oldest_seconds.set(oldest.unwrap_or(0).max(0));
+    }
+
     pub(super) fn failed(&self, category: Category) {
         self.errors.get_or_create(&CategoryLabel { category: CategoryValue(category) }).inc();
     }
@@ -99,5 +114,20 @@ impl Metrics {
 
     pub(super) fn started(&self, took: TimeDelta) {
         self.start_seconds.observe(took.as_seconds_f64().max(0.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_overdue_and_what_is_oldest_is_told() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let at = |minutes| DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
+        metrics.live(&[(at(0), at(30)), (at(20), at(50))], at(31));
+        assert_eq!((metrics.overdue.get(), metrics.oldest_seconds.get()), (1, 31 * 60));
+        metrics.live(&[], at(32));
+        assert_eq!((metrics.overdue.get(), metrics.oldest_seconds.get()), (0, 0));
     }
 }

@@ -1,6 +1,7 @@
 //! Feeds the driver: watches sessions and pods, ticks, and hands out objects one pass at a time. Every failure of a pass is
 //! logged and counted here and nowhere else.
 
+use chrono::{DateTime, Utc};
 use futures::stream::{self, BoxStream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
@@ -16,8 +17,11 @@ use tokio::sync::Notify;
 
 use super::context::{Context, Guarded};
 use super::error::{Error, Retry};
+use super::turn::is_over;
 use super::{orphans, reconcile, turn};
 use crate::api::{DebugSession, names};
+use crate::domain::access::deadline;
+use crate::kubernetes::time::to_chrono;
 
 /// The wall clock is compared this often for every object, whatever timers say: a timer stops when a machine sleeps.
 const TICK: Duration = Duration::from_secs(10);
@@ -211,10 +215,20 @@ fn ticks(context: &Arc<Context>, orphaned: Arc<Notify>) -> BoxStream<'static, Tr
     .flat_map(move |()| {
         orphaned.notify_one();
         let all = context.sessions.state();
+        context.metrics.live(&live(&all, context.settings.configuration.ttl_cap()), context.clock.now());
         context.metrics.count(all.iter().filter_map(|guarded| guarded.0.as_ref().ok()).map(|session| session.status.as_ref()?.phase));
         stream::iter(all.into_iter().map(|guarded| Ok(ObjectRef::from_obj(guarded.as_ref()))))
     })
     .boxed()
+}
+
+/// When each session that is not over began, and when it must end.
+fn live(all: &[Arc<Guarded>], cap: Duration) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
+    let times = |guarded: &Arc<Guarded>| {
+        let session = guarded.0.as_ref().ok().filter(|session| !is_over(session))?;
+        Some((to_chrono(session.metadata.creation_timestamp.as_ref()?), deadline(session, cap)?))
+    };
+    all.iter().filter_map(times).collect()
 }
 
 async fn collect_orphans(context: &Context, orphaned: &Notify) {

@@ -64,6 +64,10 @@ pub struct Metrics {
 impl Metrics {
     /// Makes the counters known.
     pub fn register(&self, registry: &mut Registry) {
+        // From the start, at zero: a rate needs the count before the first one.
+        for outcome in [Login::Accepted, Login::Denied, Login::Abandoned, Login::Evicted, Login::Penalised] {
+            drop(self.logins.get_or_create(&LoginLabels { outcome }));
+        }
         registry.register("sandglass_gateway_logins", "Connections by the outcome of their login", self.logins.clone());
         registry.register("sandglass_gateway_channels", "Channels opened, by kind", self.channels.clone());
         registry.register("sandglass_gateway_connections", "Connections that are logged in", self.connections.clone());

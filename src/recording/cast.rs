@@ -178,9 +178,7 @@ pub fn transcript(records: &[Record], channel: &Channel) -> String {
         match what {
             What::Output(bytes) => lines.extend(terminal.feed_with(decoder.decode(&bytes).as_str(), &mut transcript)),
             // A size of nothing is no size.
-            What::Resize(width, height) => {
-                let _ = terminal.resize(width.into(), height.into());
-            }
+            What::Resize(width, height) => terminal.resize(width.into(), height.into()),
             What::Marker(_) => {}
         }
     }
