@@ -30,7 +30,8 @@ fn mistakes_are_one_line_that_names_them() {
 #[test]
 fn a_bad_configuration_names_its_field() {
     let file = tempfile::NamedTempFile::new().expect("file");
-    std::fs::write(file.path(), "gateway: { host: h }\nsessions: { agentImage: i, ttlCap: 25h }\nrecording: { mode: Off }\n").expect("written");
+    std::fs::write(file.path(), "gateway: { host: h }\nsessions: { agentImage: i, ttlCap: 25h }\nrecording: { mode: Off }\n")
+        .expect("written");
     let output = sandglass(&["config", "check", &file.path().display().to_string()]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.lines().count() == 1 && said.contains("sessions.ttlCap"), "{said}");

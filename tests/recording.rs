@@ -161,7 +161,10 @@ async fn file_transfer_and_forwards_are_events() {
     let files: Vec<&serde_json::Value> = events.iter().filter(|event| event["event"] == "sftp" && event["operation"] == "file").collect();
     let hash = sandglass::recording::format::sha256(b"content\n");
     assert_eq!(files.len(), 2, "{events:?}");
-    assert_eq!((&files[0]["path"], &files[0]["bytesWritten"], &files[0]["sha256Written"]), (&target.clone().into(), &8.into(), &hash.clone().into()));
+    assert_eq!(
+        (&files[0]["path"], &files[0]["bytesWritten"], &files[0]["sha256Written"]),
+        (&target.clone().into(), &8.into(), &hash.clone().into())
+    );
     assert_eq!((&files[1]["path"], &files[1]["bytesRead"], &files[1]["sha256Read"]), (&target.into(), &8.into(), &hash.into()));
     assert!(loaded.iter().all(|one| channels_of(one).is_empty()), "nothing was shown");
 }
@@ -169,16 +172,14 @@ async fn file_transfer_and_forwards_are_events() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_is_recorded() {
     let (_folder, records) = in_folder();
-    let options = Options {
-        archive: Some(Arc::clone(&records.archive)),
-        change: |session| session.spec.access.allow.clear(),
-        ..Options::default()
-    };
+    let options =
+        Options { archive: Some(Arc::clone(&records.archive)), change: |session| session.spec.access.allow.clear(), ..Options::default() };
     let bench = Bench::start(options).await;
     let output = bench.script("sftp -q s < /dev/null && exit 1; ssh -W 127.0.0.1:9 s < /dev/null && exit 1; exit 0").await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     let events: Vec<serde_json::Value> = records.all_closed(2).await.iter().flat_map(events_of).collect();
-    let refused: Vec<&str> = events.iter().filter(|event| event["event"] == "refused").map(|event| event["request"].as_str().expect("text")).collect();
+    let refused: Vec<&str> =
+        events.iter().filter(|event| event["event"] == "refused").map(|event| event["request"].as_str().expect("text")).collect();
     assert!(refused.contains(&"subsystem sftp") && refused.contains(&"forward to 127.0.0.1:9"), "{refused:?}");
 }
 
@@ -212,7 +213,11 @@ async fn an_open_shell_is_cut_when_its_recording_cannot_be_kept() {
         let (store, records) = faulty();
         let bench = bench(&records).await;
         let mut command = bench.client("ssh");
-        command.args(["s", "echo first; read line; head -c 100000000 /dev/urandom"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["s", "echo first; read line; head -c 100000000 /dev/urandom"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("started");
         let mut stdin = child.stdin.take().expect("stdin");
         let mut stdout = child.stdout.take().expect("stdout");
@@ -285,7 +290,11 @@ async fn a_recording_whose_replica_died_is_closed_once_by_whoever_looks() {
     let (folder, records) = in_folder();
     let bench = bench(&records).await;
     let mut command = bench.client("ssh");
-    command.args(["s", "echo before; read line; echo after; exec sleep 60"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["s", "echo before; read line; echo after; exec sleep 60"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().expect("started");
     let mut before = [0; 7];
     std::io::Read::read_exact(child.stdout.as_mut().expect("stdout"), &mut before).expect("a line");

@@ -63,6 +63,9 @@ async fn recordings_are_found_shown_exported_and_replayed() {
         let listed = succeeded(&made.call(&[&["list"], filter].concat()));
         assert_eq!(listed.contains(&made.connection), found, "{filter:?}\n{listed}");
     }
+    let listed: serde_json::Value = serde_json::from_str(&succeeded(&made.call(&["list", "--output", "json"]))).expect("JSON");
+    assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&"build-42".into(), &"Complete".into()));
+    assert!(listed[0]["recording"].as_str().is_some_and(|name| name.ends_with(&made.connection)), "{listed}");
     let shown = succeeded(&made.call(&["show", &made.connection]));
     for part in ["ci/build-42", "octocat", "0a1b2c3", "Complete", "\"event\":\"login\"", "\"event\":\"exit\""] {
         assert!(shown.contains(part), "{part}\n{shown}");

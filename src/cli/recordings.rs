@@ -176,7 +176,10 @@ impl Place {
             (None, Some(url)) => of_url(url, self.endpoint.as_deref())?,
             (None, None) => {
                 let url = std::env::var("SANDGLASS_RECORDINGS").ok().filter(|url| !url.is_empty());
-                of_url(&url.context("say where the recordings are: --store s3://BUCKET/PREFIX, or --config FILE")?, self.endpoint.as_deref())?
+                of_url(
+                    &url.context("say where the recordings are: --store s3://BUCKET/PREFIX, or --config FILE")?,
+                    self.endpoint.as_deref(),
+                )?
             }
         };
         recording.check()?;
@@ -202,7 +205,8 @@ fn of_url(url: &str, endpoint: Option<&str>) -> anyhow::Result<Recording> {
     let mut prefix = prefix.trim_matches('/').to_owned();
     match scheme {
         "s3" => {
-            let region = std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION")).unwrap_or_else(|_| "us-east-1".into());
+            let region =
+                std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION")).unwrap_or_else(|_| "us-east-1".into());
             let allow_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
             let endpoint = endpoint.map(str::to_owned);
             store.s3 = Some(S3 { bucket: first.into(), region, endpoint, allow_http, credentials: None, certificate_authorities: None });
@@ -287,7 +291,8 @@ fn time(text: &str, now: DateTime<Utc>) -> anyhow::Result<DateTime<Utc>> {
     });
     let number: Option<i64> = text.get(..text.len().saturating_sub(1)).and_then(|digits| digits.parse().ok());
     let age = unit.zip(number).and_then(|(unit, number)| TimeDelta::try_seconds(number.checked_mul(unit)?));
-    age.and_then(|age| now.checked_sub_signed(age)).with_context(|| format!("{text} is no time: 2026-11-25, 2026-11-25T10:00:00Z, 90m, 12h or 7d"))
+    age.and_then(|age| now.checked_sub_signed(age))
+        .with_context(|| format!("{text} is no time: 2026-11-25, 2026-11-25T10:00:00Z, 90m, 12h or 7d"))
 }
 
 fn table(found: &[Summary]) -> String {
@@ -336,7 +341,9 @@ fn show(loaded: &Loaded) -> anyhow::Result<()> {
     line("recording", &loaded.name.to_string());
     line("session", &format!("{}/{} ({})", about.namespace, about.name, about.uid));
     line("requester", &about.requester);
-    for (name, value) in [("commit", &about.commit), ("pull request", &about.pull_request), ("run", &about.run), ("certificate", &about.certificate)] {
+    for (name, value) in
+        [("commit", &about.commit), ("pull request", &about.pull_request), ("run", &about.run), ("certificate", &about.certificate)]
+    {
         if let Some(value) = value {
             line(name, value);
         }
@@ -352,7 +359,14 @@ fn show(loaded: &Loaded) -> anyhow::Result<()> {
     for channel in cast::channels(&loaded.records()?) {
         let terminal = channel.opened.terminal.as_ref().map_or_else(|| "-".into(), |one| format!("{}x{}", one.width, one.height));
         let command = channel.opened.command.as_deref().unwrap_or("-").escape_debug().to_string();
-        rows.push([channel.channel.to_string(), channel.opened.kind, terminal, channel.bytes.to_string(), channel.exit.unwrap_or_else(|| "-".into()), command]);
+        rows.push([
+            channel.channel.to_string(),
+            channel.opened.kind,
+            terminal,
+            channel.bytes.to_string(),
+            channel.exit.unwrap_or_else(|| "-".into()),
+            command,
+        ]);
     }
     text.push_str(&aligned(&rows));
     text.push('\n');

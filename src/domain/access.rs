@@ -282,7 +282,8 @@ mod tests {
         }))
         .expect("an object");
         change(&mut object);
-        let configuration = Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\nrecording: { mode: Off }\n").expect("valid");
+        let configuration =
+            Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\nrecording: { mode: Off }\n").expect("valid");
         let Ok(key) = PublicKey::from_openssh(key) else { return Err(Denied::NoAccess) };
         authorize(&Credential::Key(key), &object, &configuration, "192.0.2.1".parse().expect("address"), now())
     }

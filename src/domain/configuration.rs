@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::lifetime::parse_duration;
-use super::recording::Recording;
 use super::quantity::thousandths;
+use super::recording::Recording;
 
 /// The whole file. Unknown fields are refused; everything has a default but `gateway.host` and `sessions.agentImage`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -343,7 +343,8 @@ fn check_label(field: &str, value: &str) -> Result<(), ConfigurationError> {
 mod tests {
     use super::*;
 
-    const SMALLEST: &str = "gateway: { host: debug.example.com }\nsessions: { agentImage: 'registry.example.com/sandglass:1' }\nrecording: { mode: Off }\n";
+    const SMALLEST: &str =
+        "gateway: { host: debug.example.com }\nsessions: { agentImage: 'registry.example.com/sandglass:1' }\nrecording: { mode: Off }\n";
 
     fn refusal(text: &str) -> String {
         Configuration::parse(text).expect_err("must be refused").to_string()
@@ -386,7 +387,8 @@ mod tests {
             ("egressNameservers: [ resolver ]", "IP"),
             ("extraCapabilities: [ SYS_ADMIN ]", "sessions.extraCapabilities[0]"),
         ] {
-            let message = refusal(&format!("gateway: {{ host: h }}\nsessions: {{ agentImage: i, {change} }}\nrecording: {{ mode: Off }}\n"));
+            let message =
+                refusal(&format!("gateway: {{ host: h }}\nsessions: {{ agentImage: i, {change} }}\nrecording: {{ mode: Off }}\n"));
             assert!(message.contains(field), "{change}: {message}");
         }
         assert!(refusal("gateway: {}\nsessions: { agentImage: i }\n").contains("host"));

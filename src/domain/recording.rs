@@ -115,7 +115,10 @@ impl Recording {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
         let usable = self.prefix.bytes().all(plain) && self.prefix.split('/').all(whole);
         if !self.prefix.is_empty() && !usable {
-            return Err(refuse("recording.prefix", "must be letters, digits, - _ . with single slashes between, e.g. sandglass/production"));
+            return Err(refuse(
+                "recording.prefix",
+                "must be letters, digits, - _ . with single slashes between, e.g. sandglass/production",
+            ));
         }
         match (self.mode, &self.store) {
             (RecordingMode::Required, None) => Err(refuse(

@@ -1,13 +1,13 @@
 //! One SSH channel: a task of its own between the user's side ([`Shared`], [`Output`]) and a WebSocket of the pod's agent.
 
-use super::sight::Sight;
-use super::{EXIT_CUT, EXIT_NOT_STARTED};
 use super::connection::{Connection, in_words};
 use super::handler::MOST_CHANNELS;
 use super::inbox::{Budget, Inbox, Input};
 use super::metrics::Kind;
 use super::output::{Output, Stream};
+use super::sight::Sight;
 use super::waiting::linked_pod;
+use super::{EXIT_CUT, EXIT_NOT_STARTED};
 use crate::domain::names::ObjectName;
 use crate::link::frame;
 use crate::link::message::{Exit, Process, Size, Start};
@@ -63,7 +63,8 @@ pub fn shared(budget: &Arc<Budget>) -> (Arc<Shared>, Ends) {
     let (size, size_end) = watch::channel(Size::default());
     let (signals, signals_end) = mpsc::channel(SIGNALS);
     let inbox = Inbox::new(Arc::clone(budget));
-    let shared = Shared { inbox, closed: CancellationToken::new(), size, signals, overflow: watch::Sender::new(None), sight: OnceLock::new() };
+    let shared =
+        Shared { inbox, closed: CancellationToken::new(), size, signals, overflow: watch::Sender::new(None), sight: OnceLock::new() };
     (Arc::new(shared), Ends { size: size_end, signals: signals_end })
 }
 

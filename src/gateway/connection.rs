@@ -333,7 +333,8 @@ mod tests {
         }))
         .expect("an object");
         object.spec.access.idle_timeout = idle.map(Into::into);
-        let configuration = Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\nrecording: { mode: Off }\n").expect("valid");
+        let configuration =
+            Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\nrecording: { mode: Off }\n").expect("valid");
         let key = russh::keys::PublicKey::from_openssh(KEY).expect("key");
         authorize(&Credential::Key(key), &object, &configuration, "192.0.2.1".parse().expect("address"), now)
     }

@@ -149,10 +149,8 @@ impl Sight {
     /// The channel ended: the first one to say how counts.
     pub fn ended(&self, how: Ending) {
         let Some(recorder) = self.recorder().filter(|_| !self.ended.swap(true, Ordering::Relaxed)) else { return };
-        let bytes = Traffic {
-            bytes_to_user: self.to_user.load(Ordering::Relaxed),
-            bytes_from_user: self.from_user.load(Ordering::Relaxed),
-        };
+        let bytes =
+            Traffic { bytes_to_user: self.to_user.load(Ordering::Relaxed), bytes_from_user: self.from_user.load(Ordering::Relaxed) };
         let channel = self.channel;
         match &self.view {
             View::Shown => recorder.note(Kind::Exit, channel, serde_json::to_vec(&how).unwrap_or_default()),

@@ -267,7 +267,11 @@ mod tests {
 
     #[test]
     fn without_a_terminal_lines_still_begin_at_the_left() {
-        let records = [record(Kind::Open, 0, br#"{"kind":"Command","command":"ls"}"#), record(Kind::Output, 1, b"a\nb\n"), record(Kind::Error, 2, b"c\n")];
+        let records = [
+            record(Kind::Open, 0, br#"{"kind":"Command","command":"ls"}"#),
+            record(Kind::Output, 1, b"a\nb\n"),
+            record(Kind::Error, 2, b"c\n"),
+        ];
         let channel = &channels(&records)[0];
         assert_eq!(transcript(&records, channel), "a\nb\nc\n");
         assert!(asciicast(&records, channel, "t", DateTime::UNIX_EPOCH).contains(r#""a\r\nb\r\n""#));

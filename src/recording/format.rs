@@ -243,7 +243,8 @@ mod tests {
         let (read, packed) = Header::decode(chunk).expect("a header");
         assert_eq!(read, header());
         let read = records(unpack(&packed).expect("unpacked")).expect("records");
-        let bytes = Record { kind: Kind::Output, channel: 3, at: Duration::from_micros(42), data: Bytes::from_static(&[0xff, 0, b'a', 0xc3]) };
+        let bytes =
+            Record { kind: Kind::Output, channel: 3, at: Duration::from_micros(42), data: Bytes::from_static(&[0xff, 0, b'a', 0xc3]) };
         assert_eq!(read, [bytes, Record { kind: Kind::Exit, channel: 3, at: Duration::from_micros(43), data: Bytes::new() }]);
     }
 

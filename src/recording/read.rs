@@ -140,8 +140,8 @@ impl State {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// Where it is.
-    #[serde(serialize_with = "as_text")]
+    /// Where it is. `name` is the session's, in what follows.
+    #[serde(rename = "recording", serialize_with = "as_text")]
     pub name: Name,
     /// What it is about.
     #[serde(flatten)]
@@ -199,7 +199,8 @@ impl Library {
     pub async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, ReadError> {
         let names = self.names(filter).await?;
         let read = futures::stream::iter(names).map(|name| self.summary(name)).buffer_unordered(AT_ONCE);
-        let mut found: Vec<Summary> = read.try_filter_map(async |found| Ok(found.filter(|found| filter.takes(found)))).try_collect().await?;
+        let mut found: Vec<Summary> =
+            read.try_filter_map(async |found| Ok(found.filter(|found| filter.takes(found)))).try_collect().await?;
         found.sort_by(|a, b| (b.started_at, &b.name).cmp(&(a.started_at, &a.name)));
         Ok(found)
     }
@@ -370,12 +371,10 @@ impl Loaded {
             let last = index + 1 == chunks.len();
             match self.objects.get(&object) {
                 None => verdict.problems.push(format!("{object}: missing")),
-                Some(bytes) if sha256(bytes) == chunk.sha256 => {
-                    match fault(bytes, manifest, stream, index, &previous, last) {
-                        Some(fault) => verdict.problems.push(format!("{object}: {fault}")),
-                        None => verdict.chunks += 1,
-                    }
-                }
+                Some(bytes) if sha256(bytes) == chunk.sha256 => match fault(bytes, manifest, stream, index, &previous, last) {
+                    Some(fault) => verdict.problems.push(format!("{object}: {fault}")),
+                    None => verdict.chunks += 1,
+                },
                 // The chunk of another place is told from one that was changed.
                 Some(bytes) => {
                     let hash = sha256(bytes);

@@ -275,7 +275,8 @@ impl Recorder {
                 }
             }
         };
-        let unreachable = || Stopped("the recording store does not answer: without a recording there is no shell. Try again in a while".into());
+        let unreachable =
+            || Stopped("the recording store does not answer: without a recording there is no shell. Try again in a while".into());
         tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| Err(unreachable()))
     }
 

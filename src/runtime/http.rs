@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::{Health, Shutdown};
 use super::gateway::page::Shown;
+use super::{Health, Shutdown};
 use crate::page::Page;
 
 /// Connections at once; more wait.

@@ -105,7 +105,8 @@ impl Bucket {
     /// [`StoreError::Failed`].
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
         let listed = within("list", folder, async { self.inner.list(Some(&Path::from(folder))).try_collect::<Vec<_>>().await }).await?;
-        let entry = |meta: object_store::ObjectMeta| Entry { name: meta.location.to_string(), size: meta.size, modified: meta.last_modified };
+        let entry =
+            |meta: object_store::ObjectMeta| Entry { name: meta.location.to_string(), size: meta.size, modified: meta.last_modified };
         let mut entries: Vec<Entry> = listed.into_iter().map(entry).collect();
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)

@@ -40,13 +40,16 @@ async fn a_login_is_recorded_announced_and_verified() {
     let lab = Lab::shared("recording").await;
     let session = lab.open("s", json!({ "build": { "commit": "0a1b2c3", "pullRequest": "17" } })).await;
     assert_eq!(lab.run(&session, "echo seen by the user").await, "seen by the user");
-    let reported = lab.until("s", 10, "told of the recording", |session| status(session).connections.iter().any(|one| one.recording.is_some())).await;
+    let reported =
+        lab.until("s", 10, "told of the recording", |session| status(session).connections.iter().any(|one| one.recording.is_some())).await;
     let connection = status(&reported).connections.pop().expect("a connection");
     let address = connection.recording.expect("an address");
     assert!(address.starts_with("s3://recordings/e2e/") && address.ends_with(&connection.id), "{address}");
     let announced = async || {
         let events = lab.api::<Event>().list(&ListParams::default()).await.expect("events").items;
-        events.iter().any(|event| event.reason.as_deref() == Some("Recorded") && event.note.as_ref().is_some_and(|note| note.contains(&address)))
+        events
+            .iter()
+            .any(|event| event.reason.as_deref() == Some("Recorded") && event.note.as_ref().is_some_and(|note| note.contains(&address)))
     };
     eventually("the event", 10, announced).await;
     let closed = async || list(&lab, &["--commit", "0a1b2c3"]).await.first().is_some_and(|one| one["state"] == "Complete");
@@ -89,7 +92,7 @@ async fn a_gateway_killed_in_the_middle_loses_two_seconds_at_most_and_is_closed_
     let sealed = async || list(&lab, &[]).await.first().is_some_and(|one| one["state"] == "Incomplete");
     eventually("the recording to be closed by another replica", 60, sealed).await;
     println!("closed {:?} after the kill", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(60));
+    assert!(began.elapsed() < Duration::from_mins(1));
     let verified = verify(&lab, &connection.id).await;
     assert!(verified.status.success() && text(&verified.stdout).starts_with("incomplete"), "{verified:?}");
     let exported = recordings(&lab, &["export", &connection.id, "--format", "raw"]).await;
@@ -126,7 +129,7 @@ async fn the_page_shows_sessions_and_recordings_to_whom_the_ingress_knows() {
     let closed = async || list(&lab, &[]).await.first().is_some_and(|one| one["state"] == "Complete");
     eventually("the closed recording", 10, closed).await;
     let found = page(&lab, &format!("/recordings?namespace={}", lab.namespace), Some("alice")).await;
-    let name = list(&lab, &[]).await[0]["name"].as_str().expect("a name").to_owned();
+    let name = list(&lab, &[]).await[0]["recording"].as_str().expect("a name").to_owned();
     assert!(found.contains(&name) && found.ends_with("200"), "{found}");
     let detail = page(&lab, &format!("/recordings/{name}"), Some("alice")).await;
     assert!(detail.contains("chunks are as they were written and signed"), "{detail}");

@@ -49,7 +49,7 @@ impl Records {
             if found.len() == count && found.iter().all(|one| one.state != State::Running) {
                 break found;
             }
-            assert!(began.elapsed() < Duration::from_secs(60), "not closed: {found:?}");
+            assert!(began.elapsed() < Duration::from_mins(1), "not closed: {found:?}");
         };
         let mut loaded = Vec::new();
         for one in found {

@@ -16,9 +16,9 @@ use sandglass::gateway::report::{Report, Reports};
 use sandglass::gateway::{Gateway, listener};
 use sandglass::link::registry::Registry;
 use sandglass::link::server::Refusal;
-use sandglass::recording::archive::Archive;
 use sandglass::link::settings::{AgentSettings, VARIABLE};
 use sandglass::link::{server, tls};
+use sandglass::recording::archive::Archive;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -91,7 +91,8 @@ impl Bench {
     pub async fn without_agent(options: &Options) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().expect("folder");
-        let text = format!("gateway: {{ host: 127.0.0.1 }}\nsessions: {{ agentImage: i }}\nrecording: {{ mode: Off }}\n{}", options.configuration);
+        let text =
+            format!("gateway: {{ host: 127.0.0.1 }}\nsessions: {{ agentImage: i }}\nrecording: {{ mode: Off }}\n{}", options.configuration);
         let configuration = Arc::new(Configuration::parse(&text).expect("valid"));
         let (reports, received) = Reports::new();
         let gateway = Arc::new(Gateway {

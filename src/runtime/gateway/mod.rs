@@ -14,13 +14,13 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::controller::read_configuration;
 use self::page::Shown;
+use super::controller::read_configuration;
 use super::{Health, Site, Supervisor, metrics, serve};
 use crate::api::names::LINK_AUDIENCE;
+use crate::domain::configuration::Configuration;
 use crate::gateway::admission::{Admission, TokenReviewer};
 use crate::gateway::directory::Directory;
-use crate::domain::configuration::Configuration;
 use crate::gateway::keys::{HOST_KEY, LINK_CA, LINK_CA_KEY, RECORDING_KEY, read, read_key};
 use crate::gateway::limits::Limits;
 use crate::gateway::metrics::Metrics;
@@ -60,7 +60,12 @@ pub struct Options {
 }
 
 /// The archive, where recording is required.
-fn archive(configuration: &Configuration, keys: &Path, name: &str, metrics: recording::metrics::Metrics) -> anyhow::Result<Option<Arc<Archive>>> {
+fn archive(
+    configuration: &Configuration,
+    keys: &Path,
+    name: &str,
+    metrics: recording::metrics::Metrics,
+) -> anyhow::Result<Option<Arc<Archive>>> {
     let Some(store) = configuration.recording.required() else { return Ok(None) };
     let setup = Setup {
         bucket: store::open(store)?,
