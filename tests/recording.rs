@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use support::archives::{Faulty, Random, Records, archive, bytes_of, channels_of, events_of};
-use support::{Bench, Options, eventually, new_key, raw_client, text};
+use support::{Bench, Options, eventually, new_key, raw_client, succeeded, text};
 use tempfile::TempDir;
 
 fn in_folder() -> (TempDir, Records) {
@@ -170,17 +170,64 @@ async fn file_transfer_and_forwards_are_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_waits_for_the_pod_is_recorded_like_any_other() {
+    let (_folder, records) = in_folder();
+    let mut bench = Bench::without_agent(&Options { archive: Some(Arc::clone(&records.archive)), ..Options::default() }).await;
+    std::fs::write(bench.path("file"), "content\n").expect("written");
+    let target = bench.path("copy").display().to_string();
+    let mut command = bench.client("scp");
+    let mut child = command
+        .args(["-q", &bench.path("file").display().to_string(), &format!("s:{target}")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("scp");
+    let channels = bench.gateway.metrics.clone();
+    eventually("the transfer to wait", || channels.bytes_out.get() > 0).await;
+    bench.start_agent(Vec::new());
+    let output = tokio::task::spawn_blocking(move || child.wait().map(|status| (status, child))).await.expect("joined").expect("ended");
+    assert!(output.0.success());
+    let loaded = records.closed().await;
+    let file = events_of(&loaded).into_iter().find(|event| event["event"] == "sftp" && event["operation"] == "file").expect("the file");
+    assert_eq!((&file["path"], &file["bytesWritten"]), (&target.into(), &8.into()));
+    // The words about the waiting were shown, so they are on record.
+    let channel = channels_of(&loaded)[0].channel;
+    assert!(text(&bytes_of(&loaded, channel, Kind::Error)).contains("sandglass: waiting"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_recording_whose_marker_stayed_is_left_as_it_is() {
+    let (folder, records) = in_folder();
+    let bench = bench(&records).await;
+    succeeded(&bench.run(&["true"], b"").await);
+    let loaded = records.closed().await;
+    let marker = folder.path().join("prefix/open/replica-1").join(&loaded.name.connection);
+    let about = loaded.manifest().expect("a manifest").about();
+    std::fs::create_dir_all(marker.parent().expect("a folder")).expect("made");
+    let content = serde_json::json!({ "folder": loaded.name.to_string(), "startedAt": chrono::Utc::now(), "about": about });
+    std::fs::write(&marker, content.to_string()).expect("written");
+    let bucket = Bucket::new(Arc::new(LocalFileSystem::new_with_prefix(folder.path()).expect("store")), false);
+    seal::look(&archive(&bucket, "replica-2", new_key()), TimeDelta::zero() - TimeDelta::seconds(1)).await.expect("looked");
+    assert!(!marker.exists(), "the marker is gone");
+    let again = records.library.load(&loaded.name).await.expect("loaded");
+    assert_eq!(again.objects.len(), loaded.objects.len());
+    assert!(again.verify(&records.key).problems.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_is_recorded() {
     let (_folder, records) = in_folder();
     let options =
         Options { archive: Some(Arc::clone(&records.archive)), change: |session| session.spec.access.allow.clear(), ..Options::default() };
     let bench = Bench::start(options).await;
-    let output = bench.script("sftp -q s < /dev/null && exit 1; ssh -W 127.0.0.1:9 s < /dev/null && exit 1; exit 0").await;
+    let output = bench
+        .script("ssh -R 0:127.0.0.1:9 s true; sftp -q s < /dev/null && exit 1; ssh -W 127.0.0.1:9 s < /dev/null && exit 1; exit 0")
+        .await;
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let events: Vec<serde_json::Value> = records.all_closed(2).await.iter().flat_map(events_of).collect();
+    let events: Vec<serde_json::Value> = records.all_closed(3).await.iter().flat_map(events_of).collect();
     let refused: Vec<&str> =
         events.iter().filter(|event| event["event"] == "refused").map(|event| event["request"].as_str().expect("text")).collect();
     assert!(refused.contains(&"subsystem sftp") && refused.contains(&"forward to 127.0.0.1:9"), "{refused:?}");
+    assert!(refused.iter().any(|request| request.starts_with("remote forward of")), "{refused:?}");
 }
 
 fn faulty() -> (Arc<Faulty>, Records) {
@@ -324,6 +371,15 @@ async fn a_recording_whose_replica_died_is_closed_once_by_whoever_looks() {
     let output = tokio::task::spawn_blocking(move || child.wait_with_output().expect("ended")).await.expect("joined");
     assert_eq!(output.status.code(), Some(124));
     assert!(text(&output.stderr).contains("another gateway took this one for dead"), "{}", text(&output.stderr));
+    // What it had not stored goes into a second recording: nothing that was shown is lost.
+    let all = records.all_closed(2).await;
+    let second = all.iter().find(|one| one.name.connection.ends_with("-2")).expect("a second recording");
+    let verdict = second.verify(&records.key);
+    assert_eq!((verdict.problems.as_slice(), verdict.complete), (&[][..], true));
+    let rest: Vec<u8> =
+        second.records().expect("records").iter().filter(|one| one.kind == Kind::Output).flat_map(|one| one.data.to_vec()).collect();
+    assert!(rest.starts_with(b"after\n"), "{}", text(&rest));
+    assert_eq!(events_of(second)[1]["recording"], loaded.name.connection.as_str());
     let loaded = records.library.load(&loaded.name).await.expect("loaded");
     assert!(loaded.verify(key.public_key()).problems.is_empty());
     let again = Records { archive: Arc::clone(&records.archive), library: records.library.clone(), key: key.public_key().clone() };

@@ -19,7 +19,7 @@ use futures_util::{SinkExt, StreamExt};
 use russh::ChannelOpenFailure;
 use russh::server::{ChannelOpenHandle, Handle};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,8 @@ const FORWARD_PATIENCE: Duration = Duration::from_secs(30);
 const VERDICT_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a client may take to answer that its ssh-agent is reachable.
 const AGENT_PATIENCE: Duration = Duration::from_secs(10);
+/// After a longer wait for the pod, the recording store is asked once more.
+const FRESH: Duration = Duration::from_secs(5);
 /// How long last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -108,6 +110,7 @@ impl Channel {
     }
 
     async fn serve_process(&mut self, process: Process) {
+        let began = Instant::now();
         let linked = async { Ok(linked_pod(&self.connection.gateway, &self.session, Some(&self.output)).await) };
         let pod = match tokio::try_join!(linked, self.output.sight().is_recorded()) {
             Ok((pod, ())) => pod,
@@ -116,6 +119,12 @@ impl Channel {
                 return self.output.finish_with(EXIT_NOT_STARTED, &unrecorded.to_string()).await;
             }
         };
+        if began.elapsed() > FRESH
+            && let Err(unrecorded) = self.output.sight().is_recorded().await
+        {
+            let _ = self.output.say(&unrecorded.to_string()).await;
+            return self.output.finish_with(EXIT_NOT_STARTED, &unrecorded.to_string()).await;
+        }
         self.greet().await;
         let opened = self.connection.gateway.registry.open(&pod, Start::Process(process)).await;
         let exit = match opened {
@@ -161,6 +170,7 @@ impl Channel {
     }
 
     async fn last_words(&self, reason: &str) {
+        self.output.sight().ended(Ending::Failure(reason.to_owned()));
         let words = async {
             let _ = self.output.say(reason).await;
             self.output.finish_with(EXIT_CUT, reason).await;
@@ -218,6 +228,7 @@ async fn outward(mut incoming: Incoming, output: &Output, connection: &Connectio
         let Message::Binary(data) = message else { continue };
         let Some((stream, payload)) = frame::decode(data) else { continue };
         match stream {
+            _ if payload.is_empty() => {}
             frame::STDOUT => output.send(Stream::Out, payload).await.ok()?,
             frame::STDERR => output.send(Stream::Error, payload).await.ok()?,
             frame::STATUS => return serde_json::from_slice(&payload).ok(),

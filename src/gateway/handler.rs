@@ -173,8 +173,15 @@ impl Handler for Client {
         // A hint only: the decision follows the signature. Certificates offer their inner key here, so that with trusted CAs
         // every key may go on to be signed.
         self.tried.store(true, std::sync::atomic::Ordering::Relaxed);
-        let welcome = !self.connection.gateway.configuration.user_certificate_authorities.is_empty()
-            || self.decide(user, &Credential::Key(offer.public_key.clone())).is_ok();
+        let credential = Credential::Key(offer.public_key.clone());
+        let decision = self.decide(user, &credential);
+        let welcome = !self.connection.gateway.configuration.user_certificate_authorities.is_empty() || decision.is_ok();
+        if let Err(reason) = decision
+            && !welcome
+        {
+            info!(connection = self.connection.id, peer = %self.connection.peer, user, fingerprint = credential.fingerprint(), %reason, "key refused");
+            self.connection.decided(&credential, Some(reason.to_string()));
+        }
         Ok(if welcome { Auth::Accept } else { Auth::reject() })
     }
 
@@ -315,7 +322,10 @@ impl Handler for Client {
     async fn exec_request(&mut self, id: ChannelId, command: &[u8], session: &mut Session) -> Outcome {
         match String::from_utf8(command.to_vec()) {
             Ok(command) if !command.contains('\0') => self.start(id, Program::Command(command), session),
-            _ => session.channel_failure(id),
+            _ => {
+                self.connection.refused(Some(id), "command", "it is not UTF-8, or has a zero byte in it");
+                session.channel_failure(id)
+            }
         }
     }
 
@@ -324,6 +334,21 @@ impl Handler for Client {
             return self.start(id, Program::Sftp, session);
         }
         self.connection.refused(Some(id), &format!("subsystem {name}"), "spec.access.allow lacks Sftp, or there is no such subsystem");
+        session.channel_failure(id)
+    }
+
+    async fn tcpip_forward(&mut self, address: &str, port: &mut u32, _: &mut Session) -> Outcome<bool> {
+        self.connection.refused(None, &format!("remote forward of {address}:{port}"), "sessions take no connections from inside");
+        Ok(false)
+    }
+
+    async fn streamlocal_forward(&mut self, path: &str, _: &mut Session) -> Outcome<bool> {
+        self.connection.refused(None, &format!("remote forward of {path}"), "sessions take no connections from inside");
+        Ok(false)
+    }
+
+    async fn x11_request(&mut self, id: ChannelId, _: bool, _: &str, _: &str, _: u32, session: &mut Session) -> Outcome {
+        self.connection.refused(Some(id), "X11", "sessions have none");
         session.channel_failure(id)
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use russh::server::{Handle, Msg};
 use russh::{ChannelId, ChannelWriteHalf, Sig};
 use std::sync::Arc;
+use tokio::sync::Mutex;
 
 /// The user is gone.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +44,15 @@ pub struct Output {
     terminal: bool,
     connection: Arc<Connection>,
     sight: Arc<Sight>,
+    /// Recording and sending are one step: what two tasks say is shown in the order in which it is recorded.
+    turn: Mutex<()>,
 }
 
 impl Output {
     /// An output; `terminal` says how our own words are written.
     #[must_use]
     pub const fn new(write: ChannelWriteHalf<Msg>, handle: Handle, terminal: bool, connection: Arc<Connection>, sight: Arc<Sight>) -> Self {
-        Self { write, handle, terminal, connection, sight }
+        Self { write, handle, terminal, connection, sight, turn: Mutex::const_new(()) }
     }
 
     /// What is recorded of it.
@@ -76,6 +79,7 @@ impl Output {
     /// # Errors
     /// [`Gone`], also when they cannot be recorded: the connection is cut then.
     pub async fn send(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
+        let _turn = self.turn.lock().await;
         self.sight.to_user(stream.shown(), &bytes).await.map_err(|_| Gone)?;
         self.write(stream, bytes).await
     }
@@ -100,6 +104,7 @@ impl Output {
         } else {
             (Stream::Error, Bytes::from(format!("sandglass: {text}\n")))
         };
+        let _turn = self.turn.lock().await;
         self.sight.marked(text);
         let _ = self.sight.to_user(stream.shown(), &bytes).await;
         self.write(stream, bytes).await

@@ -79,8 +79,8 @@ impl Sight {
 
     fn begin(&self, opening: Opening) {
         let Some(recorder) = self.recorder() else { return };
+        recorder.note(Kind::Open, self.channel, serde_json::to_vec(&opening).unwrap_or_default());
         if matches!(self.view, View::Shown) {
-            recorder.note(Kind::Open, self.channel, serde_json::to_vec(&opening).unwrap_or_default());
             recorder.note(Kind::Marker, self.channel, "login");
         }
         recorder.audit(&AuditEvent::Channel { channel: self.channel, opening });
@@ -105,9 +105,11 @@ impl Sight {
     /// [`Stopped`]: they must not be.
     pub async fn to_user(&self, stream: Shown, bytes: &Bytes) -> Result<(), Stopped> {
         self.to_user.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        match (&self.view, self.recorder()) {
-            (View::Shown, Some(recorder)) => recorder.shown(self.channel, stream, bytes).await,
-            (View::Sftp(observer), Some(recorder)) => {
+        match (&self.view, self.recorder(), stream) {
+            (View::Shown, Some(recorder), _) => recorder.shown(self.channel, stream, bytes).await,
+            // Words beside the protocol, ours or the program's, are shown to the user.
+            (_, Some(recorder), Shown::Error) => recorder.shown(self.channel, stream, bytes).await,
+            (View::Sftp(observer), Some(recorder), Shown::Output) => {
                 let events = observer.lock().unwrap_or_else(PoisonError::into_inner).to_user(bytes);
                 self.operations(recorder, events);
                 Ok(())

@@ -109,8 +109,8 @@ impl Archive {
         self.open.send_modify(|open| *open += 1);
         let (shared, archive, id) = (Arc::clone(&recorder.0), Arc::clone(self), id.to_owned());
         tokio::spawn(async move {
+            let _open = Open(archive);
             writer::write(shared, id, Marker { folder, started_at, about }).await;
-            archive.open.send_modify(|open| *open -= 1);
         });
         (recorder, address)
     }
@@ -150,6 +150,15 @@ impl Archive {
     pub(super) fn lag(&self) -> Duration {
         let recorders = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
         recorders.iter().filter_map(Weak::upgrade).map(|shared| shared.lag()).max().unwrap_or_default()
+    }
+}
+
+/// A recording that is not stored yet; also if its writer panics.
+struct Open(Arc<Archive>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|open| *open -= 1);
     }
 }
 

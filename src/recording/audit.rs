@@ -10,6 +10,11 @@ use serde::Serialize;
 pub enum AuditEvent {
     /// The first of a recording.
     Connection(Box<super::manifest::About>),
+    /// Another replica took the one that records for dead and closed the recording: this one goes on where that ended.
+    Continues {
+        /// The recording that was closed.
+        recording: String,
+    },
     /// A decision about a login on this connection.
     Login {
         /// Whether it was let in.

@@ -51,7 +51,7 @@ pub struct Channel {
     pub bytes: u64,
 }
 
-/// Every channel, in the order of their beginning.
+/// Every channel that shows something, in the order of their beginning. File transfers and forwards do so only if there were words beside them.
 #[must_use]
 pub fn channels(records: &[Record]) -> Vec<Channel> {
     let mut channels: Vec<Channel> = Vec::new();
@@ -69,6 +69,7 @@ pub fn channels(records: &[Record]) -> Vec<Channel> {
             _ => {}
         }
     }
+    channels.retain(|channel| channel.bytes > 0 || matches!(channel.opened.kind.as_str(), "Shell" | "Command" | "Unknown"));
     channels
 }
 

@@ -141,6 +141,17 @@ pub fn unpack(packed: &Bytes) -> Result<Bytes, FormatError> {
     if payload.len() > LONGEST_PAYLOAD { Err(FormatError::Payload) } else { Ok(payload.into()) }
 }
 
+/// How many bytes a payload has unpacked; `None` for a damaged one, and for more than `limit`. Holds none of them.
+#[must_use]
+pub fn unpacked_size(packed: &Bytes, limit: u64) -> Option<u64> {
+    if packed.is_empty() {
+        return Some(0);
+    }
+    let decoder = zstd::stream::Decoder::new(packed.clone().reader()).ok()?;
+    let size = std::io::copy(&mut decoder.take(limit.saturating_add(1)), &mut std::io::sink()).ok()?;
+    (size <= limit).then_some(size)
+}
+
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

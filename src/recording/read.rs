@@ -1,6 +1,6 @@
 //! Recordings read back: found, loaded, verified.
 
-use super::format::{FormatError, GENESIS, Header, Record, Stream, records, sha256, unpack};
+use super::format::{FormatError, GENESIS, Header, Record, Stream, records, sha256, unpack, unpacked_size};
 use super::manifest::{self, About, Manifest};
 use crate::store::{Bucket, StoreError};
 use bytes::Bytes;
@@ -205,28 +205,27 @@ impl Library {
         Ok(found)
     }
 
+    /// By folders, not by objects: a day has hundreds of times more of these.
     async fn names(&self, filter: &Filter) -> Result<Vec<Name>, ReadError> {
-        let mut names = Vec::new();
-        for date in self.bucket.folders(&self.object("")).await? {
-            let Some(day) = NaiveDate::parse_from_str(&date, "%Y-%m-%d").ok().filter(|day| filter.takes_date(*day)) else { continue };
-            let folder = match (&filter.namespace, &filter.name) {
-                (Some(namespace), Some(name)) => format!("{date}/{namespace}/{name}"),
-                (Some(namespace), None) => format!("{date}/{namespace}"),
-                _ => date,
+        let dates = self.bucket.folders(&self.object("")).await?;
+        let is_wanted = |date: &String| NaiveDate::parse_from_str(date, "%Y-%m-%d").is_ok_and(|day| filter.takes_date(day));
+        let mut folders: Vec<String> = dates.into_iter().filter(is_wanted).collect();
+        for level in [filter.namespace.as_ref(), filter.name.as_ref(), None, None] {
+            folders = match level {
+                Some(known) => folders.into_iter().map(|folder| format!("{folder}/{known}")).collect(),
+                None => self.folders_below(folders).await?,
             };
-            let entries = self.bucket.list(&self.object(&folder)).await?;
-            let below = |entry: &str| entry.rsplit_once('/').and_then(|(folder, _)| self.name_of(folder, day));
-            let mut found: Vec<Name> = entries.iter().filter_map(|entry| below(&entry.name)).collect();
-            found.dedup();
-            found.retain(|found| filter.name.as_ref().is_none_or(|name| found.name == *name));
-            names.append(&mut found);
         }
-        Ok(names)
+        Ok(folders.iter().filter_map(|folder| folder.parse().ok()).collect())
     }
 
-    fn name_of(&self, folder: &str, day: NaiveDate) -> Option<Name> {
-        let rest = if self.prefix.is_empty() { folder } else { folder.strip_prefix(&self.prefix)?.strip_prefix('/')? };
-        rest.parse().ok().filter(|name: &Name| name.date == day)
+    async fn folders_below(&self, folders: Vec<String>) -> Result<Vec<String>, ReadError> {
+        let below = async |folder: String| {
+            let names = self.bucket.folders(&self.object(&folder)).await?;
+            Ok::<_, ReadError>(names.into_iter().map(|name| format!("{folder}/{name}")).collect::<Vec<_>>())
+        };
+        let found: Vec<Vec<String>> = futures::stream::iter(folders).map(below).buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(found.concat())
     }
 
     /// `None` for a folder in which nothing can be read yet.
@@ -258,8 +257,29 @@ impl Library {
             let parts: Vec<&str> = folder.trim_matches('/').rsplitn(6, '/').take(5).collect();
             return parts.into_iter().rev().collect::<Vec<_>>().join("/").parse();
         }
-        let names = self.names(&Filter::default()).await?;
-        names.into_iter().find(|name| name.connection == text).ok_or_else(|| ReadError::NotFound(text.to_owned()))
+        let mut dates = self.bucket.folders(&self.object("")).await?;
+        // Newest first: that is what people look for.
+        dates.reverse();
+        for day in dates.iter().filter_map(|date| NaiveDate::parse_from_str(date, "%Y-%m-%d").ok()) {
+            let of_day = Filter {
+                since: day.and_hms_opt(0, 0, 0).map(|time| time.and_utc()),
+                until: day.and_hms_opt(0, 0, 1).map(|time| time.and_utc()),
+                ..Filter::default()
+            };
+            if let Some(name) = self.names(&of_day).await?.into_iter().find(|name| name.connection == text) {
+                return Ok(name);
+            }
+        }
+        Err(ReadError::NotFound(text.to_owned()))
+    }
+
+    /// Bytes of all objects of a recording.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn size(&self, name: &Name) -> Result<u64, ReadError> {
+        let entries = self.bucket.list(&self.object(&name.to_string())).await?;
+        Ok(entries.iter().map(|entry| entry.size).sum())
     }
 
     /// Everything of a recording.
@@ -396,6 +416,19 @@ impl Loaded {
             payloads.push(payload.map_err(|why| ReadError::Damaged { object, why })?);
         }
         Ok(payloads)
+    }
+
+    /// Whether the records take at most so many bytes unpacked. Looks at what the frames say of themselves, unpacks nothing twice.
+    #[must_use]
+    pub fn fits(&self, limit: usize) -> bool {
+        let mut left = limit as u64;
+        self.objects.iter().filter(|(name, _)| Stream::of_object(name).is_some()).all(|(_, bytes)| {
+            let unpacked = Header::decode(bytes.clone()).ok().and_then(|(_, packed)| unpacked_size(&packed, left));
+            unpacked.is_some_and(|size| {
+                left = left.saturating_sub(size);
+                left > 0
+            })
+        })
     }
 
     /// The records, in order.

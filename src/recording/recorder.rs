@@ -5,6 +5,7 @@ use super::archive::Archive;
 use super::audit::{AuditEvent, put_line};
 use super::format::{Kind, put_head};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,11 @@ use tokio::sync::{Notify, watch};
 
 /// What one recording may hold in memory.
 const HELD: u64 = 16 * 1024 * 1024;
+/// More for what is not shown: notes and events never wait, and bulk output must not stop them.
+const HEADROOM: u64 = 1024 * 1024;
+const HEADROOM_OF_ALL: u64 = 32 * 1024 * 1024;
+/// Counted for each record beside its data: its head, and what it takes in memory.
+const HEAD: usize = 32;
 /// Longest that anything may wait to be stored.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// From here on the writer is woken before its time.
@@ -52,8 +58,8 @@ pub(super) struct Pending {
     pub total: u64,
     /// Somebody waits for it to be stored.
     pub urgent: bool,
-    /// The connection ended, for this reason.
-    pub ended: Option<String>,
+    /// When the connection ended, and for what reason.
+    pub ended: Option<(DateTime<Utc>, String)>,
     /// Why it will have ended.
     end_reason: Option<String>,
 }
@@ -152,12 +158,12 @@ impl Shared {
         }
     }
 
-    fn has_room(&self, more: u64) -> bool {
+    fn has_room(&self, more: u64, headroom: u64, headroom_of_all: u64) -> bool {
         let fits = |held: &AtomicU64, limit: u64| {
             let held = held.load(Ordering::Relaxed);
             held == 0 || held + more <= limit
         };
-        fits(&self.held, HELD) && fits(&self.archive.held, super::archive::HELD_BY_ALL)
+        fits(&self.held, HELD + headroom) && fits(&self.archive.held, super::archive::HELD_BY_ALL + headroom_of_all)
     }
 
     /// Takes something in, and wakes the writer where it is time.
@@ -184,7 +190,8 @@ pub struct Recorder(pub(super) Arc<Shared>);
 impl Drop for Recorder {
     fn drop(&mut self) {
         let mut pending = self.0.pending();
-        pending.ended = Some(pending.end_reason.take().unwrap_or_else(|| "the connection is gone".into()));
+        let reason = pending.end_reason.take().unwrap_or_else(|| "the connection is gone".into());
+        pending.ended = Some(((self.0.archive.now)(), reason));
         drop(pending);
         self.0.wake.notify_one();
     }
@@ -212,7 +219,8 @@ impl Recorder {
     pub async fn shown(&self, channel: u32, stream: Shown, bytes: &Bytes) -> Result<(), Stopped> {
         let shared = &self.0;
         shared.check()?;
-        while !shared.has_room(bytes.len() as u64) {
+        let size = bytes.len() + HEAD;
+        while !shared.has_room(size as u64, 0, 0) {
             if shared.failing.load(Ordering::Relaxed) {
                 shared.stop("the recording store does not take this session's recording, and the buffer is full: what cannot be recorded is not shown");
             }
@@ -223,7 +231,7 @@ impl Recorder {
             Shown::Output => Kind::Output,
             Shown::Error => Kind::Error,
         };
-        shared.put(bytes.len(), |pending, at| pending.record(kind, channel, at, bytes));
+        shared.put(size, |pending, at| pending.record(kind, channel, at, bytes));
         Ok(())
     }
 
@@ -245,12 +253,12 @@ impl Recorder {
         if self.0.stopped.borrow().is_some() {
             return;
         }
-        if !self.0.has_room(size as u64) {
+        let size = size + HEAD;
+        if !self.0.has_room(size as u64, HEADROOM, HEADROOM_OF_ALL) {
             self.0.stop("more happens on this connection than can be recorded: it is closed");
             return;
         }
-        // A record's own head counts too, so that empty ones are not free.
-        self.0.put(size + 32, put);
+        self.0.put(size, put);
     }
 
     /// Waits until everything so far is stored.

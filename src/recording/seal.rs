@@ -7,6 +7,7 @@ use super::manifest::{self, Chunk, Closing, Manifest};
 use crate::store::{Entry, StoreError};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::StreamExt as _;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -17,21 +18,31 @@ const BEAT: Duration = Duration::from_secs(10);
 pub const DEAD: TimeDelta = TimeDelta::seconds(30);
 /// Between two looks at the lag.
 const TICK: Duration = Duration::from_secs(1);
+/// Chunks read at once.
+const AT_ONCE: usize = 8;
 /// How often a fence is tried against a replica that writes all the same.
 const ATTEMPTS: u32 = 3;
 
-/// Keeps the signs going for ever.
+/// Keeps the signs going for ever. Beside each other: closing many recordings takes longer than a sign may be late.
 pub async fn keep(archive: &Archive) {
     let watch = async {
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = ticks(TICK);
         loop {
             tick.tick().await;
             archive.metrics.lag.set(archive.lag().as_secs_f64());
         }
     };
     let beat = async {
-        let mut tick = tokio::time::interval(BEAT);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = ticks(BEAT);
+        loop {
+            tick.tick().await;
+            if let Err(failure) = give_sign(archive).await {
+                warn!(%failure, "the recording store does not take this replica's sign of life");
+            }
+        }
+    };
+    let looks = async {
+        let mut tick = ticks(BEAT);
         loop {
             tick.tick().await;
             if let Err(failure) = look(archive, DEAD).await {
@@ -39,7 +50,21 @@ pub async fn keep(archive: &Archive) {
             }
         }
     };
-    tokio::join!(watch, beat);
+    tokio::join!(watch, beat, looks);
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick
+}
+
+fn sign_of(archive: &Archive, replica: &str) -> String {
+    archive.name(&format!("replicas/{replica}"))
+}
+
+async fn give_sign(archive: &Archive) -> Result<(), StoreError> {
+    archive.bucket.replace(&sign_of(archive, &archive.replica), Bytes::from_static(b"alive\n")).await
 }
 
 /// One sign of life, and one look for recordings that nobody writes any more: replicas without a sign for longer than `dead`.
@@ -47,15 +72,18 @@ pub async fn keep(archive: &Archive) {
 /// # Errors
 /// The store cannot be reached: the next look will do.
 pub async fn look(archive: &Archive, dead: TimeDelta) -> Result<(), StoreError> {
-    let own = archive.name(&format!("replicas/{}", archive.replica));
-    archive.bucket.replace(&own, Bytes::from_static(b"alive\n")).await?;
-    let signs = archive.bucket.list(&archive.name("replicas")).await?;
+    give_sign(archive).await?;
     let markers = archive.bucket.list(&archive.name("open")).await?;
-    let Some(now) = signs.iter().find(|sign| sign.name == own).map(|sign| sign.modified) else { return Ok(()) };
+    let signs = archive.bucket.list(&archive.name("replicas")).await?;
+    let Some(now) = modified(&signs, &archive.replica) else { return Ok(()) };
     for marker in &markers {
-        let Some(replica) = replica_of(&marker.name) else { continue };
-        if replica != archive.replica && silence(replica, &signs, marker, now) > dead {
-            close(archive, marker).await?;
+        let Some(replica) = replica_of(&marker.name).filter(|replica| *replica != archive.replica) else { continue };
+        if now - modified(&signs, replica).unwrap_or(marker.modified) <= dead {
+            continue;
+        }
+        // One that cannot be closed must not keep the others open.
+        if let Err(failure) = close(archive, marker, dead).await {
+            warn!(marker = marker.name, %failure, "the recording of a dead replica cannot be closed yet");
         }
     }
     for sign in &signs {
@@ -68,6 +96,20 @@ pub async fn look(archive: &Archive, dead: TimeDelta) -> Result<(), StoreError> 
     Ok(())
 }
 
+/// When a replica gave its last sign. One without any is judged by its marker.
+fn modified(signs: &[Entry], replica: &str) -> Option<DateTime<Utc>> {
+    signs.iter().find(|sign| last_part(&sign.name) == replica).map(|sign| sign.modified)
+}
+
+/// Whether a replica is still silent, right now.
+async fn is_silent(archive: &Archive, marker: &Entry, dead: TimeDelta) -> Result<bool, StoreError> {
+    give_sign(archive).await?;
+    let signs = archive.bucket.list(&archive.name("replicas")).await?;
+    let sign = replica_of(&marker.name).and_then(|replica| modified(&signs, replica));
+    let now = modified(&signs, &archive.replica);
+    Ok(now.is_some_and(|now| now - sign.unwrap_or(marker.modified) > dead))
+}
+
 fn last_part(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or_default()
 }
@@ -76,13 +118,7 @@ fn replica_of(marker: &str) -> Option<&str> {
     marker.rsplit('/').nth(1)
 }
 
-/// Since a replica's last sign; one without any is given the same time from its marker on.
-fn silence(replica: &str, signs: &[Entry], marker: &Entry, now: DateTime<Utc>) -> TimeDelta {
-    let sign = signs.iter().find(|sign| last_part(&sign.name) == replica).map(|sign| sign.modified);
-    now - sign.unwrap_or(marker.modified)
-}
-
-async fn close(archive: &Archive, entry: &Entry) -> Result<(), StoreError> {
+async fn close(archive: &Archive, entry: &Entry, dead: TimeDelta) -> Result<(), StoreError> {
     let id = last_part(&entry.name);
     let marker = match archive.bucket.read(&entry.name).await {
         Ok(bytes) => serde_json::from_slice::<Marker>(&bytes).ok(),
@@ -94,6 +130,16 @@ async fn close(archive: &Archive, entry: &Entry) -> Result<(), StoreError> {
         warn!(marker = entry.name, "the marker of a recording cannot be read: it is left alone");
         return Ok(());
     };
+    let manifest = archive.name(&format!("{}/{}", marker.folder, manifest::OBJECT));
+    match archive.bucket.read(&manifest).await {
+        // It was closed as it should be, only its marker stayed.
+        Ok(_) => return archive.bucket.delete(&entry.name).await,
+        Err(StoreError::NotThere(_)) => {}
+        Err(failure) => return Err(failure),
+    }
+    if !is_silent(archive, entry, dead).await? {
+        return Ok(());
+    }
     let mut streams = BTreeMap::new();
     let mut last = marker.started_at;
     for stream in Stream::ALL {
@@ -105,12 +151,11 @@ async fn close(archive: &Archive, entry: &Entry) -> Result<(), StoreError> {
         started_at: marker.started_at,
         ended_at: last,
         complete: false,
-        end_reason: "the gateway's replica died: up to two seconds before its end are not recorded".into(),
+        end_reason: "the gateway's replica died, or lost the store: what it had not stored is not here".into(),
         sealed_by: archive.replica.clone(),
     };
     let Ok(sealed) = Manifest::new(id, marker.about.clone(), closing, streams).seal(&archive.key) else { return Ok(()) };
-    let name = archive.name(&format!("{}/{}", marker.folder, manifest::OBJECT));
-    match archive.bucket.create(&name, sealed.into(), &super::archive::labels(&marker.about)).await {
+    match archive.bucket.create(&manifest, sealed.into(), &super::archive::labels(&marker.about)).await {
         Ok(()) => {
             archive.metrics.sealed_incomplete.inc();
             info!(recording = id, folder = marker.folder, "closed the recording of a dead replica as incomplete");
@@ -129,8 +174,10 @@ async fn fence(archive: &Archive, id: &str, marker: &Marker, stream: Stream) -> 
         let mut chunks = Vec::new();
         let mut previous = GENESIS.to_owned();
         let mut is_fenced = false;
-        for entry in stored(archive, marker, stream).await? {
-            let bytes = archive.bucket.read(&entry.name).await?;
+        let entries = futures::stream::iter(stored(archive, marker, stream).await?);
+        let mut read = entries.map(|entry| chunk(archive, entry)).buffered(AT_ONCE);
+        while let Some(next) = read.next().await {
+            let (bytes, entry) = next?;
             is_fenced = Header::decode(bytes.clone()).is_ok_and(|(header, _)| header.fence);
             if !is_fenced {
                 newest = newest.max(entry.modified);
@@ -163,6 +210,10 @@ async fn fence(archive: &Archive, id: &str, marker: &Marker, stream: Stream) -> 
         }
     }
     Ok(None)
+}
+
+async fn chunk(archive: &Archive, entry: Entry) -> Result<(Bytes, Entry), StoreError> {
+    Ok((archive.bucket.read(&entry.name).await?, entry))
 }
 
 fn number(chunks: &[Chunk]) -> u32 {

@@ -7,14 +7,15 @@ use super::manifest::{self, Chunk, Closing, Manifest};
 use super::recorder::{FULL, LONGEST_WAIT, Pending, Shared};
 use crate::store::StoreError;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
-/// A chunk is closed when its oldest byte is this old; with the write itself, at most 2 s are lost to a kill.
-const OLDEST: Duration = Duration::from_millis(1500);
+/// A chunk is closed when its oldest byte is this old: with a second for the write itself, two are lost to a kill.
+const OLDEST: Duration = Duration::from_secs(1);
 /// From this size on a chunk is closed, packed.
 const CHUNK: usize = FULL;
 /// From this size on it is closed, unpacked: a reader has to hold it.
@@ -27,8 +28,8 @@ const SLOW: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Another replica took this one for dead and closed the recording.
-struct Fenced;
+/// Another replica took this one for dead and closed the recording. With what was to be written.
+struct Fenced(Option<(Stream, Vec<u8>)>);
 
 /// One stream's end.
 struct Tip {
@@ -54,18 +55,42 @@ struct Writer {
     building: Building,
 }
 
-/// Runs until everything is stored, or the recording was closed by another replica.
+/// Runs until everything is stored.
 pub(super) async fn write(shared: Arc<Shared>, id: String, marker: Marker) {
-    let tip = || Tip { sequence: 0, previous: GENESIS.into(), chunks: Vec::new() };
-    let tips = Stream::ALL.into_iter().map(|stream| (stream, tip())).collect();
+    // A writer that ends without having said so, by a panic, must not leave users in front of a recorder that takes no more.
+    let shared = Ending(shared);
+    let tips = Stream::ALL.into_iter().map(|stream| (stream, Tip::default())).collect();
     let labels = labels(&marker.about);
-    let mut writer = Writer { shared, id, marker, labels, tips, building: Building::default() };
+    let mut writer = Writer { shared: Arc::clone(&shared.0), id, marker, labels, tips, building: Building::default() };
     // On the heap: it is long, and there is one per connection.
-    if Box::pin(writer.run()).await.is_err() {
-        error!(recording = writer.id, "another replica closed this recording: the connection is cut");
+    if let Err(fenced) = Box::pin(writer.run()).await {
+        error!(
+            recording = writer.id,
+            "another replica closed this recording: the connection is cut, and what is left goes into a second one"
+        );
         writer.shared.stop("another gateway took this one for dead and closed the recording");
+        if Box::pin(writer.go_on(fenced)).await.is_err() {
+            error!(recording = writer.id, "the second recording was closed too: what is left is lost");
+        }
     }
-    writer.forget();
+}
+
+/// Gives back what is still held, however the recording ended.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.stop("the recording is closed");
+        drop(self.0.pending().take());
+        self.0.set_oldest(None);
+        self.0.release(self.0.held.load(Ordering::Relaxed));
+    }
+}
+
+impl Default for Tip {
+    fn default() -> Self {
+        Self { sequence: 0, previous: GENESIS.into(), chunks: Vec::new() }
+    }
 }
 
 impl Building {
@@ -77,6 +102,29 @@ impl Building {
 impl Writer {
     async fn run(&mut self) -> Result<(), Fenced> {
         self.mark().await?;
+        self.store().await
+    }
+
+    /// What another replica closed is not taken up again: a second recording has the rest.
+    async fn go_on(&mut self, fenced: Fenced) -> Result<(), Fenced> {
+        let first = std::mem::take(&mut self.id);
+        self.id = format!("{first}-2");
+        self.marker.folder.push_str("-2");
+        self.tips = Stream::ALL.into_iter().map(|stream| (stream, Tip::default())).collect();
+        self.mark().await?;
+        let mut lines = Vec::new();
+        let now = (self.shared.archive.now)();
+        put_line(&mut lines, now, &AuditEvent::Connection(Box::new(self.marker.about.clone())));
+        put_line(&mut lines, now, &AuditEvent::Continues { recording: first });
+        self.put_audit(lines).await?;
+        if let Some((stream, packed)) = fenced.0 {
+            self.put(stream, packed).await?;
+        }
+        self.store().await
+    }
+
+    /// Stores what comes, until the connection ended and all of it is stored.
+    async fn store(&mut self) -> Result<(), Fenced> {
         loop {
             self.due().await;
             let (mut taken, total) = {
@@ -84,8 +132,8 @@ impl Writer {
                 (pending.take(), pending.total)
             };
             let ended = taken.ended.take();
-            if let Some(reason) = ended.clone() {
-                put_line(&mut taken.audit, (self.shared.archive.now)(), &AuditEvent::End { reason });
+            if let Some((at, reason)) = ended.clone() {
+                put_line(&mut taken.audit, at, &AuditEvent::End { reason });
             }
             self.shared.set_oldest(self.building.since.or(taken.since));
             let (size, urgent, audit) = (taken.size as u64, taken.urgent, std::mem::take(&mut taken.audit));
@@ -94,11 +142,13 @@ impl Writer {
             self.shared.release(size);
             if urgent || ended.is_some() || self.building.is_due() {
                 self.put_output().await?;
-                self.shared.set_oldest(None);
+            }
+            self.shared.set_oldest(self.building.since);
+            if self.building.packed.is_empty() {
                 self.shared.stored.send_replace(total);
             }
-            if let Some(reason) = ended {
-                return self.close(reason).await;
+            if let Some((at, reason)) = ended {
+                return self.close(at, reason).await;
             }
         }
     }
@@ -133,13 +183,11 @@ impl Writer {
         let before = self.building.packed.len();
         let mut packed = std::mem::take(&mut self.building.packed);
         let archive = Arc::clone(&self.shared.archive);
-        let pack = move || {
-            // Packing fails without memory only, and then the process is gone.
-            let _ = archive.packers.pack(&taken.pieces, &mut packed);
-            packed
-        };
-        let packed = if much { tokio::task::spawn_blocking(pack).await } else { Ok(pack()) };
-        self.building.packed = packed.unwrap_or_default();
+        let pack = move || archive.packers.pack(&taken.pieces, &mut packed).map(|()| packed);
+        let packed =
+            if much { tokio::task::spawn_blocking(pack).await.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())) } else { pack() };
+        let Ok(packed) = packed else { return self.shared.stop("this session's recording cannot be packed") };
+        self.building.packed = packed;
         self.shared.hold(self.building.packed.len().saturating_sub(before) as u64);
     }
 
@@ -148,8 +196,10 @@ impl Writer {
             return Ok(());
         }
         let mut packed = Vec::new();
-        let _ = self.shared.archive.packers.pack(&[lines.into()], &mut packed);
-        self.put(Stream::Audit, &packed).await
+        if self.shared.archive.packers.pack(&[lines.into()], &mut packed).is_err() {
+            self.shared.stop("this session's recording cannot be packed");
+        }
+        self.put(Stream::Audit, packed).await
     }
 
     async fn put_output(&mut self) -> Result<(), Fenced> {
@@ -157,13 +207,14 @@ impl Writer {
         if building.packed.is_empty() {
             return Ok(());
         }
-        self.put(Stream::Output, &building.packed).await?;
-        self.shared.release(building.packed.len() as u64);
+        let size = building.packed.len() as u64;
+        self.put(Stream::Output, building.packed).await?;
+        self.shared.release(size);
         Ok(())
     }
 
     /// Stores the next chunk of a stream.
-    async fn put(&mut self, stream: Stream, packed: &[u8]) -> Result<(), Fenced> {
+    async fn put(&mut self, stream: Stream, packed: Vec<u8>) -> Result<(), Fenced> {
         let Some(tip) = self.tips.get(&stream) else { return Ok(()) };
         let header = Header {
             format: FORMAT.into(),
@@ -174,9 +225,9 @@ impl Writer {
             replica: self.shared.archive.replica.clone(),
             fence: false,
         };
-        let bytes = Bytes::from([&header.encode(), packed].concat());
+        let bytes = Bytes::from([&header.encode()[..], &packed].concat());
         let name = self.shared.archive.name(&format!("{}/{}", self.marker.folder, stream.object(header.sequence)));
-        self.create(&name, &bytes).await?;
+        self.create(&name, &bytes).await.map_err(|_| Fenced(Some((stream, packed))))?;
         let metrics = &self.shared.archive.metrics;
         metrics.chunks.inc();
         metrics.bytes.inc_by(bytes.len() as u64);
@@ -199,15 +250,10 @@ impl Writer {
         self.create(&self.marker_name(), &text.into()).await
     }
 
-    async fn close(&mut self, end_reason: String) -> Result<(), Fenced> {
+    async fn close(&mut self, ended_at: DateTime<Utc>, end_reason: String) -> Result<(), Fenced> {
         let archive = Arc::clone(&self.shared.archive);
-        let closing = Closing {
-            started_at: self.marker.started_at,
-            ended_at: (archive.now)(),
-            complete: true,
-            end_reason,
-            sealed_by: archive.replica.clone(),
-        };
+        let closing =
+            Closing { started_at: self.marker.started_at, ended_at, complete: true, end_reason, sealed_by: archive.replica.clone() };
         let streams = std::mem::take(&mut self.tips).into_iter().map(|(stream, tip)| (stream, tip.chunks)).collect();
         let sealed = Manifest::new(&self.id, self.marker.about.clone(), closing, streams).seal(&archive.key);
         let Ok(sealed) = sealed else {
@@ -217,7 +263,7 @@ impl Writer {
         };
         self.create(&archive.name(&format!("{}/{}", self.marker.folder, manifest::OBJECT)), &sealed.into()).await?;
         if let Err(failure) = archive.bucket.delete(&self.marker_name()).await {
-            // Whoever looks for cut-off recordings finds a manifest and deletes it.
+            // Whoever looks for cut-off recordings finds the manifest, and deletes the marker.
             warn!(recording = self.id, %failure, "the marker of a closed recording stays for now");
         }
         Ok(())
@@ -231,9 +277,9 @@ impl Writer {
             let failure = match self.watched(archive.bucket.create(name, bytes.clone(), &self.labels)).await {
                 Ok(()) => break,
                 // Ours all the same, if only the answer of an earlier attempt was lost.
-                Err(StoreError::AlreadyThere(_)) => match archive.bucket.read(name).await {
+                Err(StoreError::AlreadyThere(_)) => match self.watched(archive.bucket.read(name)).await {
                     Ok(there) if there == *bytes => break,
-                    Ok(_) => return Err(Fenced),
+                    Ok(_) => return Err(Fenced(None)),
                     Err(failure) => failure,
                 },
                 Err(failure) => failure,
@@ -271,13 +317,5 @@ impl Writer {
         if self.shared.lag() > LONGEST_WAIT {
             self.shared.stop("the recording store has not answered for a minute: what cannot be recorded is not shown");
         }
-    }
-
-    /// Gives back what is still held, however the recording ended.
-    fn forget(&self) {
-        self.shared.stop("the recording is closed");
-        drop(self.shared.pending().take());
-        self.shared.set_oldest(None);
-        self.shared.release(self.shared.held.load(Ordering::Relaxed));
     }
 }

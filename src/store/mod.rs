@@ -130,17 +130,22 @@ fn attributes(labels: &[(&'static str, String)]) -> Attributes {
     labels.iter().map(|(name, value)| (Attribute::Metadata((*name).into()), in_ascii(value))).collect()
 }
 
-/// A value for a header: printable ASCII, the rest percent-encoded (RFC 3986, 2.1).
+/// Longest value of a label: S3 takes two kilobytes for all of an object's.
+const LONGEST_LABEL: usize = 200;
+
+/// A value for a header: printable ASCII, the rest percent-encoded (RFC 3986, 2.1). What is too long is cut: the manifest has it whole.
 fn in_ascii(value: &str) -> String {
     use std::fmt::Write as _;
-    value.bytes().fold(String::new(), |mut text, byte| {
+    let mut encoded = value.bytes().fold(String::new(), |mut text, byte| {
         if (b' '..=b'~').contains(&byte) && byte != b'%' {
             text.push(char::from(byte));
         } else {
             let _ = write!(text, "%{byte:02X}");
         }
         text
-    })
+    });
+    encoded.truncate(LONGEST_LABEL);
+    encoded
 }
 
 async fn within<T>(doing: &'static str, name: &str, call: impl Future<Output = object_store::Result<T>>) -> Result<T, StoreError> {
@@ -194,5 +199,6 @@ mod tests {
     #[test]
     fn labels_fit_into_headers() {
         assert_eq!(in_ascii("Zoë 100%\r\nX: y"), "Zo%C3%AB 100%25%0D%0AX: y");
+        assert_eq!(in_ascii(&"ü".repeat(256)).len(), LONGEST_LABEL);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Bucket;
 use crate::domain::recording::{Azure, Gcs, S3, Store};
-use object_store::aws::{AmazonS3Builder, AwsCredential, Checksum, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum, S3ConditionalPut};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{Certificate, CredentialProvider};
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -61,7 +61,9 @@ fn open_s3(settings: &S3) -> Result<Bucket, OpenError> {
         // Buckets with a retention lock demand it.
         .with_checksum_algorithm(Checksum::SHA256)
         .with_client_options(client(settings.certificate_authorities.as_deref())?.with_allow_http(settings.allow_http))
-        .with_retry(once());
+        .with_retry(once())
+        // One object is deleted at a time, and not every server knows the other way.
+        .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.with_endpoint(endpoint);
     }

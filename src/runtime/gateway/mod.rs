@@ -36,7 +36,7 @@ use crate::recording::archive::{Archive, Setup};
 use crate::{recording, store};
 
 /// How long connections may take to end after a signal.
-const DRAIN: Duration = Duration::from_secs(20);
+const DRAIN: Duration = Duration::from_secs(45);
 
 /// What the command line and the environment say.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ fn page(gateway: &Arc<Gateway>) -> Option<Page<Shown>> {
     let configured = gateway.configuration.page.clone()?;
     let settings = Settings { identity_header: configured.identity_header, proxies: configured.proxies };
     let recordings = gateway.archive.as_ref().map(|archive| (archive.library(), archive.public_key().clone()));
-    Some(Page::new(settings, Shown { gateway: Arc::clone(gateway), recordings }))
+    Some(Page::new(settings, Shown { gateway: Arc::clone(gateway), recordings, turn: tokio::sync::Mutex::default() }))
 }
 
 /// Runs the gateway until a signal.
@@ -154,8 +154,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let links = server::serve(link, acceptor, Arc::clone(&gateway.registry), admission);
     supervisor.spawn("links", until_shutdown(Box::pin(links)));
     if let Some(archive) = archive {
-        // Until the end of the process: recordings are written while others drain.
-        supervisor.spawn("recordings", until_shutdown(Box::pin(async move { recording::seal::keep(&archive).await })));
+        // Until the last recording is stored: a replica that gives no sign while it drains would be taken for dead.
+        let (stop, draining) = (shutdown.clone(), Arc::clone(&gateway));
+        supervisor.spawn("recordings", async move {
+            let drained = async {
+                stop.requested().await;
+                draining.connections_ended().await;
+            };
+            tokio::select! { () = drained => (), () = recording::seal::keep(&archive) => () }
+            Ok(())
+        });
     }
     let stop = shutdown.clone();
     let connections = Arc::clone(&gateway);

@@ -5,6 +5,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use russh::keys::PublicKey;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 use crate::api::DebugSession;
 use crate::gateway::Gateway;
@@ -12,10 +13,14 @@ use crate::page::{
     ChannelRow, Filter, RecordingDetail, RecordingKey, RecordingRow, RecordingState, SessionRow, Source, SourceError, Verdict, Verification,
 };
 use crate::recording::cast::{self, asciicast, channels};
+use crate::recording::format::Record;
 use crate::recording::read::{self, Library, Loaded, Name, ReadError, State, Summary};
 
 /// Longest wait for the store.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Largest recording that is shown, as it is stored and unpacked.
+const LARGEST: u64 = 16 * 1024 * 1024;
+const LARGEST_UNPACKED: usize = 24 * 1024 * 1024;
 /// How far back a list goes where no day is asked for.
 const DAYS: i64 = 30;
 
@@ -25,6 +30,8 @@ pub struct Shown {
     pub gateway: Arc<Gateway>,
     /// The recordings, where there are such, and the key that must have signed them.
     pub recordings: Option<(Library, PublicKey)>,
+    /// One recording is unpacked at a time.
+    pub turn: Mutex<()>,
 }
 
 fn unavailable(failure: &ReadError) -> SourceError {
@@ -40,10 +47,24 @@ impl Shown {
         self.recordings.as_ref().ok_or_else(off)
     }
 
-    async fn load(&self, key: &RecordingKey) -> Result<Loaded, SourceError> {
+    /// A recording and its records. One at a time, and none that is large: the gateway's memory belongs to its users.
+    async fn load(&self, key: &RecordingKey) -> Result<(Loaded, Vec<Record>), SourceError> {
         let name: Name = key.to_string().parse().map_err(|failure| unavailable(&failure))?;
         let (library, _) = self.library()?;
-        within(library.load(&name)).await
+        let too_large = || {
+            SourceError::Unavailable(format!(
+                "this recording is too large for the page: see it by `sandglass recordings replay {}`",
+                name.connection
+            ))
+        };
+        let _turn = self.turn.lock().await;
+        if within(library.size(&name)).await? > LARGEST {
+            return Err(too_large());
+        }
+        let loaded = within(library.load(&name)).await?;
+        let unpack = move || if loaded.fits(LARGEST_UNPACKED) { Some(loaded.records().map(|records| (loaded, records))) } else { None };
+        let unpacked = tokio::task::spawn_blocking(unpack).await.map_err(|failure| SourceError::Unavailable(failure.to_string()))?;
+        unpacked.ok_or_else(too_large)?.map_err(|failure| unavailable(&failure))
     }
 }
 
@@ -64,9 +85,8 @@ impl Source for Shown {
     }
 
     async fn recording(&self, key: &RecordingKey) -> Result<RecordingDetail, SourceError> {
-        let loaded = self.load(key).await?;
+        let (loaded, records) = self.load(key).await?;
         let summary = loaded.summary().ok_or(SourceError::Missing)?;
-        let records = loaded.records().map_err(|failure| unavailable(&failure))?;
         let channels = channels(&records).into_iter().map(channel).collect();
         Ok(RecordingDetail {
             row: recording(&summary).ok_or(SourceError::Missing)?,
@@ -80,9 +100,8 @@ impl Source for Shown {
     }
 
     async fn cast(&self, key: &RecordingKey, number: u32) -> Result<Bytes, SourceError> {
-        let loaded = self.load(key).await?;
+        let (loaded, records) = self.load(key).await?;
         let summary = loaded.summary().ok_or(SourceError::Missing)?;
-        let records = loaded.records().map_err(|failure| unavailable(&failure))?;
         let channel = channels(&records).into_iter().find(|channel| channel.channel == number).ok_or(SourceError::Missing)?;
         Ok(asciicast(&records, &channel, &summary.title(), summary.started_at).into())
     }
