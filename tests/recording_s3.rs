@@ -158,9 +158,9 @@ async fn a_store_that_stops_costs_shells_and_no_recording() {
     // Silent, then gone: new shells are refused, the open one goes on for as long as it can be kept in memory.
     for silent in [true, false] {
         if silent {
-            server.signal("-STOP")
+            server.signal("-STOP");
         } else {
-            server.kill()
+            server.kill();
         }
         let began = Instant::now();
         let output = bench.run(&["echo shown"], b"").await;

@@ -106,9 +106,8 @@ impl Sight {
     pub async fn to_user(&self, stream: Shown, bytes: &Bytes) -> Result<(), Stopped> {
         self.to_user.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         match (&self.view, self.recorder(), stream) {
-            (View::Shown, Some(recorder), _) => recorder.shown(self.channel, stream, bytes).await,
-            // Words beside the protocol, ours or the program's, are shown to the user.
-            (_, Some(recorder), Shown::Error) => recorder.shown(self.channel, stream, bytes).await,
+            // Beside a protocol, words of ours or of the program's are shown too.
+            (View::Shown, Some(recorder), _) | (_, Some(recorder), Shown::Error) => recorder.shown(self.channel, stream, bytes).await,
             (View::Sftp(observer), Some(recorder), Shown::Output) => {
                 let events = observer.lock().unwrap_or_else(PoisonError::into_inner).to_user(bytes);
                 self.operations(recorder, events);
