@@ -21,7 +21,7 @@ die() {
 
 since() { echo $((SECONDS - $1)); } # SECONDS-THEN
 
-# Runs a command with its output in a log. Says what is done, every half minute that it still goes on, and how it ended;
+# Runs a command with its output in a log, and ends the script when it fails: whatever `set -e` is where it was called. Says what is done, every half minute that it still goes on, and how it ended;
 # the log's end is shown only when it failed.
 step() { # TITLE COMMAND...
 	local title=$1 began=$SECONDS heard=$SECONDS pid code=0
@@ -46,7 +46,7 @@ step() { # TITLE COMMAND...
 	if [ "$code" != 0 ]; then
 		printf '%s      failed after %d s (exit status %d). The end of %s:%s\n' "$RED" "$(since "$began")" "$code" "${STEP_LOG#"$TOP/"}" "$PLAIN"
 		tail -n "${STEP_LINES:-150}" "$STEP_LOG" | sed 's/^/      | /'
-		return "$code"
+		exit "$code"
 	fi
 	printf '%s      done in %d s%s%s\n' "$GREEN" "$(since "$began")" "$PLAIN" "$(closing_words "$STEP_LOG")"
 }

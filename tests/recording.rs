@@ -149,6 +149,40 @@ async fn resizes_and_our_own_words_are_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keystrokes_are_recorded_where_asked_and_never_while_the_echo_is_off() {
+    for (keystrokes, recorded) in [("Never", ""), ("Echoed", "seen\n")] {
+        let (_folder, records) = in_folder();
+        let options = Options { archive: Some(Arc::clone(&records.archive)), keystrokes, ..Options::default() };
+        let bench = Bench::start(options).await;
+        let client = raw_client(&bench).await;
+        let mut channel = client.channel_open_session().await.expect("a channel");
+        channel.request_pty(false, "xterm", 80, 24, 0, 0, &[]).await.expect("asked");
+        channel.exec(true, "echo one; read a; stty -echo; echo two; read b; echo three").await.expect("asked");
+        let mut output = String::new();
+        while let Some(message) = channel.wait().await {
+            let ChannelMsg::Data { data } = message else { continue };
+            let before = output.clone();
+            output.push_str(&text(&data));
+            let came = |word: &str| output.contains(word) && !before.contains(word);
+            if came("one\r\n") {
+                channel.data(&b"seen\n"[..]).await.expect("typed");
+            }
+            if came("two\r\n") {
+                channel.data(&b"hidden\n"[..]).await.expect("typed");
+            }
+        }
+        assert!(output.contains("three"), "{output}");
+        drop((channel, client));
+        let loaded = records.closed().await;
+        let channel = channels_of(&loaded)[0].channel;
+        assert_eq!(text(&bytes_of(&loaded, channel, Kind::Keystrokes)), recorded, "{keystrokes}");
+        assert!(loaded.objects.values().all(|object| !text(object).contains("hidden")));
+        let whole = loaded.audit().expect("events") + &text(&bytes_of(&loaded, channel, Kind::Output));
+        assert!(!whole.contains("hidden"), "{whole}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn file_transfer_and_forwards_are_events() {
     let (_folder, records) = in_folder();
     let bench = bench(&records).await;

@@ -23,7 +23,7 @@ FORMAT = "sandglass-recording/1"
 NAMESPACE = "recording@sandglass.dev"
 STREAMS = {"audit": ".jsonl.zst", "output": ".zst"}
 SKIPPABLE, ZSTANDARD = 0x184D2A5B, 0xFD2FB528
-OPEN, OUTPUT, ERROR, RESIZE, MARKER, EXIT = range(1, 7)
+OPEN, OUTPUT, ERROR, RESIZE, MARKER, EXIT, KEYSTROKES = range(1, 8)
 HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -284,7 +284,7 @@ def records(payload):
         data = payload[at + 17 : at + 17 + length]
         if len(data) != length:
             raise ValueError("its last record is cut off")
-        if not OPEN <= kind <= EXIT:
+        if not OPEN <= kind <= KEYSTROKES:
             raise ValueError(f"a record of the unknown kind {kind}")
         if kind in (OPEN, RESIZE, EXIT):
             read_json(data.decode())

@@ -4,10 +4,10 @@ use super::dial::Socket;
 use super::launch::{Running, Streams, launch};
 use super::link::Agent;
 use super::pump::{Source, pump, pump_shared, pump_terminal};
-use super::{forward, supervisor};
+use super::{forward, supervisor, terminal};
 use crate::link::frame;
 use crate::link::message::{Exit, Process, Size, Start};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
@@ -15,6 +15,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
 /// The outgoing half of a channel's socket.
@@ -82,7 +83,7 @@ async fn bridge(socket: Socket, reader: impl Source, mut writer: impl AsyncWrite
 
 async fn serve_process(socket: Socket, process: &Process, agent: &Agent) {
     match start_process(process, agent).await {
-        Ok((running, listener)) => carry(socket, running, listener).await,
+        Ok((running, listener)) => carry(socket, running, listener, process.keystrokes).await,
         Err(failure) => {
             let (sink, _) = socket.split();
             finish(&tokio::sync::Mutex::new(sink), &Exit::Failed(format!("failed to start a process in the pod: {failure}"))).await;
@@ -104,7 +105,7 @@ async fn finish(sink: &tokio::sync::Mutex<Sink>, exit: &Exit) {
     let _ = sink.close().await;
 }
 
-async fn carry(socket: Socket, running: Running, listener: Option<forward::Listener>) {
+async fn carry(socket: Socket, running: Running, listener: Option<forward::Listener>, keystrokes: bool) {
     let Running { control, streams } = running;
     let (sink, incoming) = socket.split();
     let sink = tokio::sync::Mutex::new(sink);
@@ -115,6 +116,9 @@ async fn carry(socket: Socket, running: Running, listener: Option<forward::Liste
             None => std::future::pending().await,
         }
     };
+    // Told by a queue of their own: a stalled output must not hold up what is typed.
+    let (typed, told) = keystrokes.then(|| mpsc::channel::<Bytes>(KEYSTROKES_WAITING)).unzip();
+    let keys = tell(told, &sink);
     let finished = async {
         let exit = output(&streams, &mut from_supervisor, &sink).await;
         finish(&sink, &exit).await;
@@ -122,7 +126,8 @@ async fn carry(socket: Socket, running: Running, listener: Option<forward::Liste
     // Whichever comes first drops the rest, and with it the supervisor's socket: everything of the channel dies.
     tokio::select! {
         () = finished => {}
-        () = input(&streams, incoming, to_supervisor) => {}
+        () = input(&streams, incoming, to_supervisor, typed.as_ref()) => {}
+        () = keys => {}
         () = connections => {}
     }
 }
@@ -177,8 +182,30 @@ fn parse_exit(message: &[u8], at_end: bool) -> Option<Exit> {
 /// Frames of input that wait for the program: beside one that it does not take, the socket is still watched for its end.
 const INPUT_WAITING: usize = 8;
 
-/// Passes input, sizes and signals on; returns when the channel was closed by the user's side.
-async fn input(streams: &Streams, mut incoming: Incoming, mut to_supervisor: tokio::net::unix::OwnedWriteHalf) {
+/// Tells what was typed with the echo on; for ever.
+async fn tell(told: Option<mpsc::Receiver<Bytes>>, sink: &tokio::sync::Mutex<Sink>) {
+    if let Some(mut told) = told {
+        while let Some(keys) = told.recv().await {
+            let frame = binary(frame::encode(frame::KEYSTROKES, &keys));
+            if sink.lock().await.send(frame).await.is_err() {
+                break;
+            }
+        }
+    }
+    std::future::pending().await;
+}
+
+/// Keystrokes that wait to be told; more are not told. What the terminal echoed is in its output all the same.
+const KEYSTROKES_WAITING: usize = 64;
+
+/// Passes input, sizes and signals on, and tells in `typed` what was typed with the echo on; returns when the channel was closed by the user's
+/// side.
+async fn input(
+    streams: &Streams,
+    mut incoming: Incoming,
+    mut to_supervisor: tokio::net::unix::OwnedWriteHalf,
+    typed: Option<&mpsc::Sender<Bytes>>,
+) {
     let mut waiting: VecDeque<Bytes> = VecDeque::new();
     let mut ended = false;
     let mut closed = false;
@@ -198,9 +225,12 @@ async fn input(streams: &Streams, mut incoming: Incoming, mut to_supervisor: tok
                     _ => {}
                 }
             }
-            outcome = write_some(streams, waiting.front()) => {
-                if let (Ok(count), Some(front)) = (outcome, waiting.front_mut()) {
-                    front.advance(count);
+            outcome = write_some(streams, waiting.front(), typed.is_some()) => {
+                if let (Ok((count, echoed)), Some(front)) = (outcome, waiting.front_mut()) {
+                    let taken = front.split_to(count);
+                    if let Some(typed) = typed.filter(|_| echoed) {
+                        let _ = typed.try_send(taken);
+                    }
                     waiting.pop_front_if(|front| front.is_empty());
                 } else {
                     // The program does not read any more.
@@ -212,22 +242,24 @@ async fn input(streams: &Streams, mut incoming: Incoming, mut to_supervisor: tok
     }
 }
 
-/// Writes what the program takes now; waits for ever without anything to write. Nothing is lost when it is dropped.
-async fn write_some(streams: &Streams, data: Option<&Bytes>) -> std::io::Result<usize> {
+/// Writes what the program takes now, and gives whether the terminal echoed before and after; waits for ever without anything to write. Nothing
+/// is lost when it is dropped.
+async fn write_some(streams: &Streams, data: Option<&Bytes>, look: bool) -> std::io::Result<(usize, bool)> {
     let Some(data) = data else { return std::future::pending().await };
     loop {
         match streams {
             Streams::Terminal(master) => {
                 let mut ready = master.writable().await?;
+                let before = look && terminal::echoes(master.get_ref());
                 if let Ok(outcome) = ready.try_io(|master| rustix::io::write(master.get_ref(), data).map_err(Into::into)) {
-                    return outcome;
+                    return outcome.map(|count| (count, before && terminal::echoes(master.get_ref())));
                 }
             }
             Streams::Pipes { stdin, .. } => {
                 stdin.writable().await?;
                 match stdin.try_write(data) {
                     Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => {}
-                    outcome => return outcome,
+                    outcome => return outcome.map(|count| (count, false)),
                 }
             }
         }
@@ -237,7 +269,7 @@ async fn write_some(streams: &Streams, data: Option<&Bytes>) -> std::io::Result<
 /// End of input: a pipe is closed; a terminal gets its end-of-file character.
 async fn end_input(streams: &Streams) {
     match streams {
-        Streams::Terminal(_) => drop(write_some(streams, Some(&Bytes::from_static(&[4]))).await),
+        Streams::Terminal(_) => drop(write_some(streams, Some(&Bytes::from_static(&[4])), false).await),
         Streams::Pipes { stdin, .. } => close_pipe(stdin),
     }
 }

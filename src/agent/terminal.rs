@@ -27,6 +27,11 @@ pub fn open(wanted: &Terminal) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((master, slave))
 }
 
+/// Whether the terminal shows what is typed. Off while a password is asked for, and while a program does its own echoing.
+pub fn echoes(master: impl AsFd) -> bool {
+    tcgetattr(master).is_ok_and(|modes| modes.local_modes.contains(LocalModes::ECHO))
+}
+
 /// Sets the size; a terminal that is gone has none.
 pub fn resize(master: impl AsFd, size: Size) {
     let _ = tcsetwinsize(master, Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 });

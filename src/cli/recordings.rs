@@ -215,7 +215,8 @@ fn of_url(url: &str, endpoint: Option<&str>) -> anyhow::Result<Recording> {
         "az" => {
             let (container, rest) = prefix.split_once('/').map_or((prefix.as_str(), ""), |(container, rest)| (container, rest));
             store.azure = Some(crate::domain::recording::Azure { account: first.into(), container: container.into(), access_key: None });
-            prefix = rest.to_owned();
+            let below = rest.to_owned();
+            prefix = below;
         }
         "file" => {
             store.directory = Some(PathBuf::from(rest));
@@ -223,7 +224,7 @@ fn of_url(url: &str, endpoint: Option<&str>) -> anyhow::Result<Recording> {
         }
         other => bail!("{other}:// is no kind of store: there are s3, gs, az and file"),
     }
-    Ok(Recording { mode: RecordingMode::Required, store: Some(store), prefix })
+    Ok(Recording { mode: RecordingMode::Required, store: Some(store), prefix, ..Recording::default() })
 }
 
 /// Runs a command; gives whether all is well.
@@ -395,16 +396,17 @@ fn play(loaded: &Loaded, arguments: &Replay) -> anyhow::Result<()> {
     let (records, channel) = chosen(loaded, arguments.channel.channel)?;
     let moment = |(at, what)| {
         let what = match what {
+            cast::What::Typed(_) => return None,
             cast::What::Output(bytes) => What::Output(bytes.into()),
             cast::What::Resize(width, height) => What::Resize { width, height },
             cast::What::Marker(text) => What::Marker(text),
         };
-        Moment { at, what }
+        Some(Moment { at, what })
     };
     let events = cast::events(&records, &channel);
     // A channel begins when it was opened, not when the connection did.
     let begin = records.iter().find(|record| record.channel == channel.channel).map(|record| record.at).unwrap_or_default();
-    let moments: Vec<Moment> = events.into_iter().map(|(at, what)| moment((at.saturating_sub(begin), what))).collect();
+    let moments: Vec<Moment> = events.into_iter().filter_map(|(at, what)| moment((at.saturating_sub(begin), what))).collect();
     let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).with_context(|| format!("{seconds} is no number of seconds"));
     let options = replay::Options {
         speed: arguments.speed,
@@ -426,7 +428,7 @@ fn verify(loaded: &Loaded, key: &Path) -> anyhow::Result<bool> {
     match (verdict.problems.len(), state) {
         (0, State::Complete) => print(&format!("complete: {} chunks are as they were written and signed\n", verdict.chunks))?,
         (0, _) => print(&format!(
-            "incomplete, because its gateway died: {} chunks are as they were written and signed, up to two seconds are missing at the end\n",
+            "incomplete, because its gateway died or lost the store: {} chunks are as they were written and signed, what was not stored is missing at the end\n",
             verdict.chunks
         ))?,
         (problems, _) => print(&format!("NOT VERIFIED: {problems} problems\n"))?,

@@ -14,9 +14,22 @@ pub struct Recording {
     /// Where recordings go.
     #[serde(default)]
     pub store: Option<Store>,
+    /// Whether keystrokes are recorded too.
+    #[serde(default)]
+    pub keystrokes: Keystrokes,
     /// First part of every object's name, without a slash at either end.
     #[serde(default)]
     pub prefix: String,
+}
+
+/// Whether keystrokes are recorded.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum Keystrokes {
+    /// They are not.
+    #[default]
+    Never,
+    /// Those that go into a terminal while its echo is on: no passwords, and nothing while a program does its own echoing.
+    Echoed,
 }
 
 /// Whether users are recorded.

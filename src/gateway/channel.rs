@@ -231,6 +231,7 @@ async fn outward(mut incoming: Incoming, output: &Output, connection: &Connectio
             _ if payload.is_empty() => {}
             frame::STDOUT => output.send(Stream::Out, payload).await.ok()?,
             frame::STDERR => output.send(Stream::Error, payload).await.ok()?,
+            frame::KEYSTROKES => output.sight().typed(payload),
             frame::STATUS => return serde_json::from_slice(&payload).ok(),
             frame::CLOSE => output.end().await.ok()?,
             frame::AGENT_CONNECTION => {

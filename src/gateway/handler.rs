@@ -10,6 +10,7 @@ use super::sight::Sight;
 use crate::api::debug_session::{Capability, ConnectionRecord};
 use crate::domain::access::{Credential, Denied};
 use crate::domain::names::ObjectName;
+use crate::domain::recording::Keystrokes;
 use crate::link::message::{Process, Program, Size, Terminal};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use russh::keys::Certificate;
@@ -130,7 +131,9 @@ impl Client {
         let handle = session.handle();
         let agent_forward = prepared.agent_forward && login.authorized.allows(Capability::AgentForward);
         let terminal = prepared.terminal.is_some();
-        let process = Process { program, terminal: prepared.terminal, environment: prepared.environment, agent_forward };
+        let recording = &self.connection.gateway.configuration.recording;
+        let keystrokes = terminal && self.connection.recorder().is_some() && recording.keystrokes == Keystrokes::Echoed;
+        let process = Process { program, terminal: prepared.terminal, environment: prepared.environment, agent_forward, keystrokes };
         let sight = Sight::process(&self.connection, id.into(), &process);
         let _ = prepared.shared.sight.set(Arc::clone(&sight));
         let output = Output::new(prepared.write, handle.clone(), terminal, Arc::clone(&self.connection), sight);

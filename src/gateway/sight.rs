@@ -1,6 +1,7 @@
 //! What one channel shows and carries, as the recorder is told of it: between the channel's task, its output and the recording.
 
 use super::connection::Connection;
+use crate::domain::recording::Keystrokes;
 use crate::link::message::{Exit, Process, Program, Size};
 use crate::recording::audit::{AuditEvent, Ending, Opening, TerminalSize, Traffic};
 use crate::recording::format::Kind;
@@ -137,6 +138,14 @@ impl Sight {
         if let (View::Shown, Some(recorder)) = (&self.view, self.recorder()) {
             let size = serde_json::json!({ "width": size.width, "height": size.height });
             recorder.note(Kind::Resize, self.channel, size.to_string());
+        }
+    }
+
+    /// Keystrokes that the terminal echoed, where the configuration asks for them.
+    pub fn typed(&self, keys: Bytes) {
+        let asked = self.connection.gateway.configuration.recording.keystrokes == Keystrokes::Echoed;
+        if let (View::Shown, Some(recorder), true) = (&self.view, self.recorder(), asked) {
+            recorder.note(Kind::Keystrokes, self.channel, keys);
         }
     }
 

@@ -1,5 +1,5 @@
 //! Frames on a channel's WebSocket: binary, the first byte says which stream, as in Kubernetes' remote command
-//! protocol `v5.channel.k8s.io` (KEP-4006); [`SIGNAL`] and [`AGENT_CONNECTION`] are ours.
+//! protocol `v5.channel.k8s.io` (KEP-4006); [`SIGNAL`], [`AGENT_CONNECTION`] and [`KEYSTROKES`] are ours.
 
 use bytes::{Bytes, BytesMut};
 
@@ -17,6 +17,8 @@ pub const RESIZE: u8 = 4;
 pub const SIGNAL: u8 = 5;
 /// Eight bytes, big endian: somebody connected to the forwarded ssh-agent's socket; open a channel to the user's agent.
 pub const AGENT_CONNECTION: u8 = 6;
+/// Process to user's recording: keystrokes that went into a terminal while its echo was on. Only where [`super::message::Process`] asks.
+pub const KEYSTROKES: u8 = 7;
 /// One byte: the stream that ends (half-close).
 pub const CLOSE: u8 = 255;
 

@@ -82,6 +82,9 @@ pub struct Process {
     pub environment: Vec<(String, String)>,
     /// Whether the process gets a socket to the user's ssh-agent.
     pub agent_forward: bool,
+    /// Whether keystrokes are told that went into the terminal while its echo was on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keystrokes: bool,
 }
 
 /// What to run.

@@ -92,6 +92,8 @@ pub enum What {
     Resize(u16, u16),
     /// Words of ours.
     Marker(String),
+    /// Typed with the echo on.
+    Typed(String),
 }
 
 /// One channel's events with their times since the recording's start.
@@ -104,6 +106,7 @@ pub fn events(records: &[Record], channel: &Channel) -> Vec<(Duration, What)> {
         Kind::Marker => Some(What::Marker(String::from_utf8_lossy(&record.data).into_owned())),
         Kind::Exit => Some(What::Marker(format!("exit: {}", exit(&record.data)))),
         Kind::Resize => serde_json::from_slice::<OpenedTerminal>(&record.data).ok().map(|size| What::Resize(size.width, size.height)),
+        Kind::Keystrokes => Some(What::Typed(String::from_utf8_lossy(&record.data).into_owned())),
         Kind::Open => None,
     };
     records.iter().filter(|record| record.channel == channel.channel).filter_map(|record| Some((record.at, event(record)?))).collect()
@@ -158,6 +161,7 @@ pub fn asciicast(records: &[Record], channel: &Channel, title: &str, started_at:
             }
             What::Resize(width, height) => line(at, "r", &format!("{width}x{height}")),
             What::Marker(label) => line(at, "m", &label),
+            What::Typed(keys) => line(at, "i", &keys),
         }
     }
     let rest = decoder.end();
@@ -180,7 +184,7 @@ pub fn transcript(records: &[Record], channel: &Channel) -> String {
             What::Output(bytes) => lines.extend(terminal.feed_with(decoder.decode(&bytes).as_str(), &mut transcript)),
             // A size of nothing is no size.
             What::Resize(width, height) => terminal.resize(width.into(), height.into()),
-            What::Marker(_) => {}
+            What::Marker(_) | What::Typed(_) => {}
         }
     }
     lines.extend(terminal.feed_with(decoder.end().as_str(), &mut transcript));

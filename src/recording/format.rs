@@ -167,6 +167,8 @@ pub enum Kind {
     Marker = 5,
     /// A channel ended.
     Exit = 6,
+    /// Typed while the terminal's echo was on.
+    Keystrokes = 7,
 }
 
 impl Kind {
@@ -178,6 +180,7 @@ impl Kind {
             4 => Self::Resize,
             5 => Self::Marker,
             6 => Self::Exit,
+            7 => Self::Keystrokes,
             _ => return None,
         })
     }

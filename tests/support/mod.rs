@@ -70,11 +70,13 @@ pub struct Options {
     pub now: fn() -> chrono::DateTime<Utc>,
     /// Where it records.
     pub archive: Option<Arc<Archive>>,
+    /// `recording.keystrokes`.
+    pub keystrokes: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { configuration: "", change: |_| {}, must_be_closed: Vec::new(), now: Utc::now, archive: None }
+        Self { configuration: "", change: |_| {}, must_be_closed: Vec::new(), now: Utc::now, archive: None, keystrokes: "Never" }
     }
 }
 
@@ -91,8 +93,10 @@ impl Bench {
     pub async fn without_agent(options: &Options) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().expect("folder");
-        let text =
-            format!("gateway: {{ host: 127.0.0.1 }}\nsessions: {{ agentImage: i }}\nrecording: {{ mode: Off }}\n{}", options.configuration);
+        let text = format!(
+            "gateway: {{ host: 127.0.0.1 }}\nsessions: {{ agentImage: i }}\nrecording: {{ mode: Off, keystrokes: {} }}\n{}",
+            options.keystrokes, options.configuration
+        );
         let configuration = Arc::new(Configuration::parse(&text).expect("valid"));
         let (reports, received) = Reports::new();
         let gateway = Arc::new(Gateway {
