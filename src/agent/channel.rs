@@ -192,7 +192,7 @@ async fn tell(told: Option<mpsc::Receiver<Bytes>>, sink: &tokio::sync::Mutex<Sin
             }
         }
     }
-    std::future::pending().await;
+    std::future::pending::<()>().await;
 }
 
 /// Keystrokes that wait to be told; more are not told. What the terminal echoed is in its output all the same.
