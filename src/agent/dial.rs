@@ -68,8 +68,7 @@ impl Dialer {
             let certificate = certificate.map_err(|failure| bad(failure.to_string()))?;
             roots.add(certificate).map_err(|failure| bad(failure.to_string()))?;
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let configuration = rustls::ClientConfig::builder_with_provider(provider)
+        let configuration = rustls::ClientConfig::builder_with_provider(crate::link::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|failure| bad(failure.to_string()))?
             .with_root_certificates(roots)

@@ -38,7 +38,5 @@ pub const GATEWAY_MANAGER: &str = "sandglass-gateway";
 
 /// Audience of the projected token with which an agent opens its link.
 pub const LINK_AUDIENCE: &str = "sandglass-gateway";
-/// TLS server name of the gateway's link port: fixed, so that swapping the address gains nothing.
-pub use crate::link::SERVER_NAME as LINK_SERVER_NAME;
 /// `ServiceAccount` of every debug pod. It has no rights at all.
 pub const DEBUG_SERVICE_ACCOUNT: &str = "sandglass-debug";

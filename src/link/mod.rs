@@ -16,6 +16,7 @@ pub mod tls;
 pub const CONTROL_PATH: &str = "/link/v1/control";
 /// Path of a channel's WebSocket: one per SSH channel.
 pub const CHANNEL_PATH: &str = "/link/v1/channel";
+
 /// Finds out about a peer whose machine is gone: its socket would otherwise stay open, and whoever waits for it with it.
 pub fn keep_alive(stream: &tokio::net::TcpStream) {
     use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
@@ -25,6 +26,15 @@ pub fn keep_alive(stream: &tokio::net::TcpStream) {
     let _ = set_tcp_keepidle(stream, Duration::from_secs(15));
     let _ = set_tcp_keepintvl(stream, Duration::from_secs(5));
     let _ = set_tcp_keepcnt(stream, 3);
+}
+
+/// The link's cryptography: TLS 1.3, AES with the shorter key first. Everything passes it twice, and in bulk that is what there is to save.
+#[must_use]
+pub fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
+    use rustls::crypto::ring::{cipher_suite, default_provider};
+    let cipher_suites =
+        vec![cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_CHACHA20_POLY1305_SHA256];
+    std::sync::Arc::new(rustls::crypto::CryptoProvider { cipher_suites, ..default_provider() })
 }
 
 /// TLS server name of the gateway's link port: fixed, so that swapping the address gains nothing.

@@ -104,18 +104,6 @@ impl Registry {
         self.lock().links.get(pod_uid).is_some_and(|link| link.ready)
     }
 
-    /// Number of links.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.lock().links.len()
-    }
-
-    /// Whether there is no link.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Wakes whenever a link comes, goes or becomes ready.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()

@@ -58,7 +58,7 @@ pub fn acceptor(certificate_pem: &str, key_pem: &str) -> Result<TlsAcceptor, Tls
     let certificate = parameters.signed_by(&key, &issuer).map_err(failed("sign the link's certificate"))?;
     let chain = vec![CertificateDer::from(certificate.der().to_vec())];
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let configuration = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let configuration = rustls::ServerConfig::builder_with_provider(super::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Configure)?
         .with_no_client_auth()

@@ -126,3 +126,51 @@ async fn an_open_way_ends_the_session_before_it_begins() {
     assert!(is_true(&ended, "Stalled"), "{:?}", condition(&ended, "Stalled"));
     lab.until_no_pod(&ended, 15).await;
 }
+
+/// An address of the documentation's range (RFC 5737), which counts as the internet: the node has it for as long as this lives, and answers.
+struct Outside(tokio::task::JoinHandle<()>);
+
+impl Outside {
+    const ADDRESS: &'static str = "198.51.100.7";
+
+    async fn new() -> Self {
+        change_address("replace");
+        let listener = tokio::net::TcpListener::bind((Self::ADDRESS, 7100)).await.expect("bound");
+        Self(tokio::spawn(async move { while listener.accept().await.is_ok() {} }))
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.0.abort();
+        change_address("del");
+    }
+}
+
+fn change_address(verb: &str) {
+    let address = format!("{}/32", Outside::ADDRESS);
+    let status = std::process::Command::new("ip").args(["addr", verb, &address, "dev", "lo"]).status().expect("ip");
+    assert!(status.success(), "ip addr {verb} {address}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn egress_is_the_internet_and_nothing_of_the_cluster() {
+    if !super::node::on_the_node() {
+        return;
+    }
+    let lab = Lab::shared("egress").await;
+    let _outside = Outside::new().await;
+    let listener = lab.plain_pod("listener", PROBE_IMAGE, &["/netprobe", "listen", "7000"]).await;
+    let mut closed = api_servers(&lab).await;
+    closed.push((address_of(&listener), 7000));
+    closed.push(("169.254.169.254".into(), 80));
+    let probe = |host: &str, port: u16| format!("netprobe tcp {host} {port} 500 || true");
+    for (network, outside) in [("Egress", true), ("Isolated", false)] {
+        let name = network.to_lowercase();
+        let session = lab.open(&name, json!({ "source": { "image": PROBE_IMAGE }, "network": network, "project": name })).await;
+        assert_eq!(lab.run(&session, &probe(Outside::ADDRESS, 7100)).await == "open", outside, "{network}");
+        for (host, port) in &closed {
+            assert_ne!(lab.run(&session, &probe(host, *port)).await, "open", "{network}: {host}:{port}");
+        }
+    }
+}

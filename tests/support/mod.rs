@@ -154,6 +154,8 @@ impl Bench {
         let log = std::fs::File::create(self.folder.path().join("agent.log")).expect("log");
         let agent = Command::new(env!("CARGO_BIN_EXE_sandglass-agent"))
             .arg("serve")
+            // Of the build, and nothing that a pod has.
+            .env_remove("SANDGLASS_PLAYER")
             .env(VARIABLE, serde_json::to_string(&settings).expect("encoded"))
             .stderr(log)
             .spawn()
