@@ -204,6 +204,28 @@ async fn file_transfer_and_forwards_are_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn forwards_and_uses_of_the_ssh_agent_are_events_with_their_bytes() {
+    let (_folder, records) = in_folder();
+    let bench = bench(&records).await;
+    let script = r#"
+        python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True); c = s.accept()[0]; c.sendall(c.recv(9) * 2)' > $D/port &
+        until test -s $D/port; do sleep 0.05; done
+        test "$(printf 123456789 | ssh -W 127.0.0.1:$(cat $D/port) s)" = 123456789123456789
+        eval "$(ssh-agent)" > /dev/null
+        trap 'kill $SSH_AGENT_PID' EXIT
+        ssh-add -q $D/id
+        ssh -A s ssh-add -l | grep -q ED25519
+    "#;
+    succeeded(&bench.script(script).await);
+    let events: Vec<serde_json::Value> = records.all_closed(2).await.iter().flat_map(events_of).collect();
+    let of_kind = |kind: &str| events.iter().find(|event| event["event"] == kind).unwrap_or_else(|| panic!("{kind} in {events:?}"));
+    let forward = of_kind("forward");
+    assert_eq!((&forward["host"], &forward["bytesFromUser"], &forward["bytesToUser"]), (&"127.0.0.1".into(), &9.into(), &18.into()));
+    let agent = of_kind("agent");
+    assert!(agent["bytesFromUser"].as_u64() > Some(0) && agent["bytesToUser"].as_u64() > Some(0), "{agent}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_that_waits_for_the_pod_is_recorded_like_any_other() {
     let (_folder, records) = in_folder();
     let mut bench = Bench::without_agent(&Options { archive: Some(Arc::clone(&records.archive)), ..Options::default() }).await;

@@ -5,6 +5,8 @@
 mod support;
 
 use chrono::TimeDelta;
+use object_store::aws::AmazonS3Builder;
+use object_store::{Attribute, ObjectStoreExt};
 use russh::keys::PublicKey;
 use sandglass::domain::recording::{S3, Store};
 use sandglass::recording::format::Kind;
@@ -94,6 +96,24 @@ impl Server {
     }
 }
 
+impl Server {
+    /// A label of an object, as the server has it.
+    async fn label(&self, bucket: &str, object: &str, label: &str) -> Option<String> {
+        let key = |name: &str| std::fs::read_to_string(self.folder.path().join("keys").join(name)).expect("a key");
+        let store = AmazonS3Builder::new()
+            .with_bucket_name(bucket)
+            .with_region("us-east-1")
+            .with_endpoint(format!("http://127.0.0.1:{}", self.port))
+            .with_allow_http(true)
+            .with_access_key_id(key("access-key-id"))
+            .with_secret_access_key(key("secret-access-key"))
+            .build()
+            .expect("built");
+        let found = store.get(&object.into()).await.expect("there");
+        found.attributes.get(&Attribute::Metadata(label.to_owned().into())).map(|value| value.to_string())
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.signal("-CONT");
@@ -124,6 +144,13 @@ async fn sessions_are_recorded_in_a_plain_and_in_a_locked_bucket() {
         assert_eq!(bytes_of(&loaded, channel, Kind::Error), output.stderr);
         let verdict = loaded.verify(&records.key);
         assert_eq!((verdict.problems.as_slice(), verdict.complete), (&[][..], true));
+        for (label, value) in [("namespace", "ci"), ("name", "build-42"), ("uid", "uid-of-build-42"), ("actor", "octocat")] {
+            assert_eq!(
+                server.label(bucket, &format!("prefix/{}/manifest.json", loaded.name), label).await.as_deref(),
+                Some(value),
+                "{label}"
+            );
+        }
     }
 }
 

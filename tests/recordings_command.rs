@@ -31,7 +31,7 @@ impl Made {
             session.spec.build = serde_json::from_value(serde_json::json!({ "commit": "0a1b2c3", "pullRequest": "17" })).expect("a build");
         };
         let bench = Bench::start(Options { archive: Some(Arc::clone(&records.archive)), change, ..Options::default() }).await;
-        succeeded(&bench.run(&["-tt", HOSTILE], b"").await);
+        succeeded(&bench.run(&["-tt", &format!("{HOSTILE}; sleep 2")], b"").await);
         let connection = records.closed().await.name.connection;
         let key = records.key.to_openssh().expect("encoded");
         std::fs::write(folder.path().join("key.pub"), key).expect("written");
@@ -94,6 +94,23 @@ async fn verification_has_an_exit_code_and_names_what_is_wrong() {
     let verified = made.verify();
     assert_eq!(verified.status.code(), Some(1));
     assert!(text(&verified.stdout).contains("output-00000000.zst: missing"), "{}", text(&verified.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_at_a_terminal_waits_and_obeys_keys() {
+    let made = Made::new().await;
+    let store = format!("file://{}/prefix", made.folder.path().display());
+    // A thousandth of its speed: without the key it would take minutes. The terminal is `script`'s.
+    let replay = format!("{} recordings --store {store} replay {} --speed 0.01", env!("CARGO_BIN_EXE_sandglass"), made.connection);
+    let script = format!("{{ sleep 1; printf ' '; sleep 1; printf q; sleep 1; }} | timeout 60 script -qec '{replay}' /dev/null");
+    let began = std::time::Instant::now();
+    let output =
+        std::process::Command::new("bash").args(["-c", &script]).env("TERM", "xterm").env_remove("NO_COLOR").output().expect("bash");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(output.status.success(), "{output:?}");
+    let screen = text(&output.stdout);
+    assert!(screen.contains("paused") || screen.contains("pause"), "{screen:?}");
+    assert!(!screen.contains("\u{1b}]52"), "{screen:?}");
 }
 
 #[test]
