@@ -257,7 +257,7 @@ async fn a_closed_recording_whose_marker_stayed_is_left_as_it_is() {
     succeeded(&bench.run(&["true"], b"").await);
     let loaded = records.closed().await;
     let marker = folder.path().join("prefix/open/replica-1").join(&loaded.name.connection);
-    let about = loaded.manifest().expect("a manifest").about();
+    let about = loaded.manifest().expect("a manifest").about;
     std::fs::create_dir_all(marker.parent().expect("a folder")).expect("made");
     let content = serde_json::json!({ "folder": loaded.name.to_string(), "startedAt": chrono::Utc::now(), "about": about });
     std::fs::write(&marker, content.to_string()).expect("written");

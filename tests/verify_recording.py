@@ -98,10 +98,7 @@ def check_inner(manifest):
     if member(manifest, "format", str) != FORMAT:
         raise ValueError(f"not of the format {FORMAT}")
     complete = member(manifest, "complete", bool)
-    session = member(manifest, "session", dict)
-    for name in ("namespace", "name", "uid"):
-        member(session, name, str)
-    for name in ("recording", "endedAt", "endReason", "sealedBy"):
+    for name in ("namespace", "name", "uid", "recording", "endedAt", "endReason", "sealedBy"):
         member(manifest, name, str)
     for name in ("requester", "startedAt"):  # whoever closes a dead replica's recording may not have the chunk with them
         member(manifest, name, str, needed=complete)
@@ -325,7 +322,7 @@ def check_audit(manifest, chunks):
     if first["event"] != "connection":
         yield f"{first_name}: the first event is not `connection`"
     else:
-        signed = {**manifest["session"], "requester": manifest.get("requester")}
+        signed = {name: manifest.get(name) for name in ("namespace", "name", "uid", "requester")}
         for name, value in signed.items():
             if first.get(name) != value:
                 yield f"{first_name}: `{printable(name)}` of the connection is another one than in the manifest"
@@ -412,14 +409,14 @@ class Verification:
                 raise Problem(chunk.name, failure) from failure
 
     def summary(self):
-        manifest, session = self.manifest, self.manifest["session"]
+        manifest = self.manifest
         contents = f"{self.events} events, {len(self.shown)} channels" if self.unpack else "contents not read (no zstd here)"
         words = [
             "complete" if manifest["complete"] else "incomplete",
             f"{sum(map(len, self.chunks.values()))} chunks",
             f"{self.bytes} bytes",
             contents,
-            f"recording {manifest['recording']} of {session['namespace']}/{session['name']}",
+            f"recording {manifest['recording']} of {manifest['namespace']}/{manifest['name']}",
             f"requested by {manifest.get('requester')}",
             f"{manifest.get('startedAt')} to {manifest['endedAt']}",
         ]

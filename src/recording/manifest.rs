@@ -67,17 +67,6 @@ pub struct Chunk {
     pub sha256: String,
 }
 
-/// The session, inside a manifest.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub struct Session {
-    /// Of the object.
-    pub namespace: String,
-    /// Of the object.
-    pub name: String,
-    /// Of the object.
-    pub uid: String,
-}
-
 /// What is signed.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -86,26 +75,20 @@ pub struct Manifest {
     pub format: String,
     /// The connection.
     pub recording: String,
-    /// The session.
-    pub session: Session,
-    /// Who asked for it.
-    pub requester: String,
-    /// Commit of the build.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub commit: Option<String>,
-    /// Pull request of the build.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pull_request: Option<String>,
-    /// Run of the CI system.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
-    /// Where the user came from.
-    pub remote_address: String,
-    /// SHA-256 fingerprint of the key.
-    pub fingerprint: String,
-    /// The certificate's id and serial.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<String>,
+    /// What it is about.
+    #[serde(flatten)]
+    pub about: About,
+    /// When and how it ended.
+    #[serde(flatten)]
+    pub closing: Closing,
+    /// Every chunk.
+    pub streams: BTreeMap<Stream, Vec<Chunk>>,
+}
+
+/// When and how a recording ended.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Closing {
     /// When the user logged in.
     pub started_at: DateTime<Utc>,
     /// When the connection ended, as far as is known.
@@ -116,64 +99,13 @@ pub struct Manifest {
     pub end_reason: String,
     /// The replica that signed.
     pub sealed_by: String,
-    /// Every chunk.
-    pub streams: BTreeMap<Stream, Vec<Chunk>>,
-}
-
-/// When and how a recording ended.
-#[derive(Clone, Debug)]
-pub struct Closing {
-    /// Start.
-    pub started_at: DateTime<Utc>,
-    /// End.
-    pub ended_at: DateTime<Utc>,
-    /// See [`Manifest::complete`].
-    pub complete: bool,
-    /// See [`Manifest::end_reason`].
-    pub end_reason: String,
-    /// See [`Manifest::sealed_by`].
-    pub sealed_by: String,
 }
 
 impl Manifest {
     /// The manifest of a recording.
     #[must_use]
     pub fn new(recording: &str, about: About, closing: Closing, streams: BTreeMap<Stream, Vec<Chunk>>) -> Self {
-        Self {
-            format: FORMAT.into(),
-            recording: recording.into(),
-            session: Session { namespace: about.namespace, name: about.name, uid: about.uid },
-            requester: about.requester,
-            commit: about.commit,
-            pull_request: about.pull_request,
-            run: about.run,
-            remote_address: about.remote_address,
-            fingerprint: about.fingerprint,
-            certificate: about.certificate,
-            started_at: closing.started_at,
-            ended_at: closing.ended_at,
-            complete: closing.complete,
-            end_reason: closing.end_reason,
-            sealed_by: closing.sealed_by,
-            streams,
-        }
-    }
-
-    /// What the recording is about.
-    #[must_use]
-    pub fn about(&self) -> About {
-        About {
-            namespace: self.session.namespace.clone(),
-            name: self.session.name.clone(),
-            uid: self.session.uid.clone(),
-            requester: self.requester.clone(),
-            commit: self.commit.clone(),
-            pull_request: self.pull_request.clone(),
-            run: self.run.clone(),
-            remote_address: self.remote_address.clone(),
-            fingerprint: self.fingerprint.clone(),
-            certificate: self.certificate.clone(),
-        }
+        Self { format: FORMAT.into(), recording: recording.into(), about, closing, streams }
     }
 
     /// Chunks of a stream.

@@ -304,11 +304,11 @@ impl Library {
 fn of_manifest(name: Name, manifest: Manifest) -> Summary {
     Summary {
         name,
-        about: manifest.about(),
-        started_at: manifest.started_at,
-        ended_at: Some(manifest.ended_at),
-        state: if manifest.complete { State::Complete } else { State::Incomplete },
-        end_reason: Some(manifest.end_reason),
+        about: manifest.about,
+        started_at: manifest.closing.started_at,
+        ended_at: Some(manifest.closing.ended_at),
+        state: if manifest.closing.complete { State::Complete } else { State::Incomplete },
+        end_reason: Some(manifest.closing.end_reason),
     }
 }
 
@@ -365,10 +365,10 @@ impl Loaded {
                 return verdict;
             }
         };
-        verdict.complete = manifest.complete;
-        let session = &manifest.session;
+        verdict.complete = manifest.closing.complete;
+        let about = &manifest.about;
         let here = (&self.name.namespace, &self.name.name, &self.name.uid, &self.name.connection);
-        if here != (&session.namespace, &session.name, &session.uid, &manifest.recording) {
+        if here != (&about.namespace, &about.name, &about.uid, &manifest.recording) {
             verdict.problems.push(format!("{}: is of another recording", manifest::OBJECT));
         }
         for stream in Stream::ALL {
@@ -471,7 +471,7 @@ fn fault(bytes: &Bytes, manifest: &Manifest, stream: Stream, index: usize, previ
     if header.previous != previous {
         return Some("does not follow the chunk before it");
     }
-    if header.fence && (manifest.complete || !last) {
+    if header.fence && (manifest.closing.complete || !last) {
         return Some("is a fence where none may be");
     }
     None
