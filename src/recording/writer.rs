@@ -269,8 +269,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes an object that must be new, as often as it takes.
+    /// Writes an object that must be new, as often as it takes. On the heap for as long as it takes: a writer that waits keeps no room for it.
     async fn create(&self, name: &str, bytes: &Bytes) -> Result<(), Fenced> {
+        Box::pin(self.create_at_last(name, bytes)).await
+    }
+
+    async fn create_at_last(&self, name: &str, bytes: &Bytes) -> Result<(), Fenced> {
         let archive = &self.shared.archive;
         let mut pause = PAUSE;
         loop {
