@@ -13,4 +13,5 @@ pub mod read;
 pub mod recorder;
 pub mod seal;
 pub mod sftp;
+pub mod verify;
 mod writer;

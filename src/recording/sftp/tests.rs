@@ -242,7 +242,7 @@ fn everything() -> (Script, Vec<SftpEvent>) {
     script.extend([ask(16, &[N(50), S(b".")]), (Pod, names.clone())]);
     script.extend([ask(17, &[N(51), S(b"f")]), (Pod, packet(105, &[N(51), N(0)])), ask(7, &[N(51), S(b"f")]), status(51, 2)]);
     script.extend([ask(200, &[N(52), S(b"limits@openssh.com")]), (Pod, packet(201, &[N(52), L(1), L(2), L(3), L(4)]))]);
-    script.extend([ask(3, &[N(1), S(b"/root/x"), N(1), N(0)]), status(1, 3)]);
+    script.extend([ask(3, &[N(1), S(b"/srv/x"), N(1), N(0)]), status(1, 3)]);
     script.extend([ask(11, &[N(1), S(b"/folder")]), handle(1, b"d"), ask(12, &[N(2), S(b"d")]), (Pod, packet(104, &[N(2), N(0)]))]);
     script.extend([ask(12, &[N(3), S(b"d")]), status(3, 1), ask(10, &[N(4), S(b"d"), N(0)]), status(4, 0)]);
     script.extend(closed(b"d"));
@@ -265,7 +265,7 @@ fn everything() -> (Script, Vec<SftpEvent>) {
 
     let target = |event: SftpEvent, target: &str| SftpEvent { target: Some(target.into()), ..event };
     let expected = vec![
-        event("open", "/root/x", "permission denied"),
+        event("open", "/srv/x", "permission denied"),
         event("list", "/folder", "ok"),
         event("setstat", "/folder", "ok"),
         event("list", "/none", "no such file"),
