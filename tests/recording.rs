@@ -443,6 +443,28 @@ async fn a_recording_whose_replica_died_is_closed_once_by_whoever_looks() {
     assert!(script.status.success() && text(&script.stdout).starts_with("incomplete"), "{script:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_ends_behind_a_fence_closes_its_second_recording() {
+    let (folder, records) = in_folder();
+    let bench = bench(&records).await;
+    let mut command = bench.client("ssh");
+    let mut child = command.args(["s", "echo before; exec sleep 60"]).stdout(Stdio::piped()).spawn().expect("started");
+    let mut before = [0; 7];
+    std::io::Read::read_exact(child.stdout.as_mut().expect("stdout"), &mut before).expect("a line");
+    eventually("what was shown", || walk(&folder).iter().any(|name| name.ends_with("output-00000001.zst"))).await;
+    let bucket = Bucket::new(Arc::new(LocalFileSystem::new_with_prefix(folder.path()).expect("store")), false);
+    seal::look(&archive(&bucket, "replica-2", new_key()), TimeDelta::zero() - TimeDelta::seconds(1)).await.expect("looked");
+    // Nothing is written between the fence and the end: the end itself runs into it.
+    child.kill().expect("killed");
+    let _ = child.wait();
+    let all = records.all_closed(2).await;
+    let second = all.iter().find(|one| one.name.connection.ends_with("-2")).expect("a second recording");
+    assert!(second.verify(&records.key).complete);
+    let script = verified_by_script(&folder, &records, second);
+    assert!(script.status.success() && text(&script.stdout).starts_with("complete"), "{script:?}");
+    tokio::time::timeout(Duration::from_secs(10), records.archive.closed()).await.expect("no recording is open");
+}
+
 fn walk(folder: &TempDir) -> Vec<String> {
     let listed = std::process::Command::new("find").arg(folder.path()).args(["-type", "f"]).output().expect("find");
     text(&listed.stdout).lines().map(str::to_owned).collect()

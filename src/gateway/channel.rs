@@ -14,6 +14,7 @@ use crate::link::message::{Exit, Process, Size, Start};
 use crate::link::registry::{CancelGuard, OpenChannel};
 use crate::link::server::ChannelSocket;
 use crate::recording::audit::Ending;
+use crate::recording::recorder::Stopped;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use russh::ChannelOpenFailure;
@@ -114,16 +115,12 @@ impl Channel {
         let linked = async { Ok(linked_pod(&self.connection.gateway, &self.session, Some(&self.output)).await) };
         let pod = match tokio::try_join!(linked, self.output.sight().is_recorded()) {
             Ok((pod, ())) => pod,
-            Err(unrecorded) => {
-                let _ = self.output.say(&unrecorded.to_string()).await;
-                return self.output.finish_with(EXIT_NOT_STARTED, &unrecorded.to_string()).await;
-            }
+            Err(unrecorded) => return self.refuse(&unrecorded).await,
         };
         if began.elapsed() > FRESH
             && let Err(unrecorded) = self.output.sight().is_recorded().await
         {
-            let _ = self.output.say(&unrecorded.to_string()).await;
-            return self.output.finish_with(EXIT_NOT_STARTED, &unrecorded.to_string()).await;
+            return self.refuse(&unrecorded).await;
         }
         self.greet().await;
         let opened = self.connection.gateway.registry.open(&pod, Start::Process(process)).await;
@@ -146,6 +143,12 @@ impl Channel {
             let _ = self.output.say(message).await;
         }
         self.output.finish(&exit).await;
+    }
+
+    /// What cannot be recorded is not started.
+    async fn refuse(&self, unrecorded: &Stopped) {
+        let _ = self.output.say(&unrecorded.0).await;
+        self.output.finish_with(EXIT_NOT_STARTED, &unrecorded.0).await;
     }
 
     /// Tells people at a terminal how long they have.

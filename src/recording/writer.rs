@@ -53,6 +53,8 @@ struct Writer {
     labels: Vec<(&'static str, String)>,
     tips: BTreeMap<Stream, Tip>,
     building: Building,
+    /// When and why the connection ended. Kept here: a second recording has to end too.
+    ended: Option<(DateTime<Utc>, String)>,
 }
 
 /// Runs until everything is stored.
@@ -61,7 +63,7 @@ pub(super) async fn write(shared: Arc<Shared>, id: String, marker: Marker) {
     let shared = Ending(shared);
     let tips = Stream::ALL.into_iter().map(|stream| (stream, Tip::default())).collect();
     let labels = labels(&marker.about);
-    let mut writer = Writer { shared: Arc::clone(&shared.0), id, marker, labels, tips, building: Building::default() };
+    let mut writer = Writer { shared: Arc::clone(&shared.0), id, marker, labels, tips, building: Building::default(), ended: None };
     // On the heap: it is long, and there is one per connection.
     if let Err(fenced) = Box::pin(writer.run()).await {
         error!(
@@ -116,6 +118,10 @@ impl Writer {
         let now = (self.shared.archive.now)();
         put_line(&mut lines, now, &AuditEvent::Connection(Box::new(self.marker.about.clone())));
         put_line(&mut lines, now, &AuditEvent::Continues { recording: first });
+        let holds_the_end = matches!(fenced.0, Some((Stream::Audit, _)));
+        if let Some((at, reason)) = self.ended.clone().filter(|_| !holds_the_end) {
+            put_line(&mut lines, at, &AuditEvent::End { reason });
+        }
         self.put_audit(lines).await?;
         if let Some((stream, packed)) = fenced.0 {
             self.put(stream, packed).await?;
@@ -131,8 +137,8 @@ impl Writer {
                 let mut pending = self.shared.pending();
                 (pending.take(), pending.total)
             };
-            let ended = taken.ended.take();
-            if let Some((at, reason)) = ended.clone() {
+            if let Some((at, reason)) = taken.ended.take() {
+                self.ended = Some((at, reason.clone()));
                 put_line(&mut taken.audit, at, &AuditEvent::End { reason });
             }
             self.shared.set_oldest(self.building.since.or(taken.since));
@@ -140,14 +146,14 @@ impl Writer {
             self.pack(taken).await;
             self.put_audit(audit).await?;
             self.shared.release(size);
-            if urgent || ended.is_some() || self.building.is_due() {
+            if urgent || self.ended.is_some() || self.building.is_due() {
                 self.put_output().await?;
             }
             self.shared.set_oldest(self.building.since);
             if self.building.packed.is_empty() {
                 self.shared.stored.send_replace(total);
             }
-            if let Some((at, reason)) = ended {
+            if let Some((at, reason)) = self.ended.clone() {
                 return self.close(at, reason).await;
             }
         }
@@ -158,7 +164,7 @@ impl Writer {
         loop {
             let deadline = {
                 let pending = self.shared.pending();
-                if pending.urgent || pending.ended.is_some() || pending.size >= FULL {
+                if pending.urgent || pending.ended.is_some() || self.ended.is_some() || pending.size >= FULL {
                     return;
                 }
                 self.building.since.or(pending.since).map(|since| since + OLDEST)
