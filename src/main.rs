@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sandglass::cli::recordings::{self, Place};
 use sandglass::cli::{self, Installed};
+use sandglass::recovery;
 use sandglass::runtime::{controller, gateway, logs};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -53,7 +54,23 @@ enum Command {
     Config(Config),
     /// Prints the custom resource definitions as YAML.
     #[command(after_help = "Example:\n  sandglass crds | kubectl apply --server-side -f -")]
-    Crds,
+    Crds {
+        /// Only this kind: debugsessions or breakglassvms.
+        #[arg(value_name = "KIND")]
+        kind: Option<String>,
+    },
+    /// Runs in a recovery pod: serves a machine, with keys from Vault. Started by the controller, never by hand.
+    #[command(hide = true)]
+    Recovery,
+    /// Holds the keys of a recovery pod. Started by `recovery`.
+    #[command(hide = true)]
+    RecoveryKeyholder,
+    /// Gets keys from Vault for the keyholder. Started by it.
+    #[command(hide = true)]
+    RecoveryFetch,
+    /// Makes and uses keys for the keyholder. Started by it.
+    #[command(hide = true)]
+    RecoverySign,
     /// Prints the reference of the custom resources as Markdown.
     #[command(after_help = "Example:\n  sandglass api-docs > docs/api.md")]
     ApiDocs,
@@ -123,15 +140,28 @@ fn main() -> ExitCode {
         eprintln!("sandglass: another TLS provider is installed already");
         return ExitCode::FAILURE;
     }
-    match run(arguments.command) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    let outcome = match arguments.command {
+        Command::Recovery => {
+            logs::start();
+            recovery::run().map(ExitCode::from)
+        }
+        Command::RecoveryKeyholder => Ok(code(recovery::keyholder::serve())),
+        Command::RecoveryFetch => Ok(code(recovery::fetch::serve())),
+        Command::RecoverySign => Ok(code(recovery::keyholder::serve_signer())),
+        command => run(command).map(|well| if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    };
+    match outcome {
+        Ok(code) => code,
         Err(error) => {
             // One line: what failed, and after each colon why.
             eprintln!("sandglass: {}", format!("{error:#}").replace('\n', " "));
             ExitCode::FAILURE
         }
     }
+}
+
+fn code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 /// Help and version as they are; of a mistake one line that names the argument.
@@ -181,8 +211,9 @@ fn run(command: Command) -> anyhow::Result<bool> {
             controller::read_configuration(&file)?;
             print(&format!("{} is valid\n", file.display()))
         }
-        Command::Crds => print(&cli::crds()?),
+        Command::Crds { kind } => print(&cli::crds(kind.as_deref())?),
         Command::ApiDocs => print(&cli::api_docs()?),
+        Command::Recovery | Command::RecoveryKeyholder | Command::RecoveryFetch | Command::RecoverySign => Ok(()),
     }
     .map(|()| true)
 }

@@ -6,7 +6,7 @@ mod support;
 
 use chrono::{TimeDelta, Utc};
 use futures_util::{SinkExt, StreamExt};
-use sandglass::api::debug_session::LinkState;
+use sandglass::api::session::LinkState;
 use sandglass::gateway::EXIT_CUT;
 use sandglass::gateway::report::Event;
 use sandglass::link::CONTROL_PATH;
@@ -60,8 +60,8 @@ async fn end_delete_and_lost_access_cut_within_seconds() {
         ("EndRequested", |bench| bench.change_session(|session| session.spec.end = true)),
         ("deleted", |bench| {
             let name = sandglass::domain::names::ObjectName { namespace: "ci".into(), name: "build-42".into() };
-            let session = bench.gateway.directory.get(&name).expect("stored");
-            bench.gateway.directory.remove(&session.metadata);
+            let session = bench.gateway.directory.named(&name).pop().expect("stored");
+            bench.gateway.directory.remove(session.kind(), session.metadata());
         }),
         ("no access", |bench| bench.change_session(|session| session.spec.access.authorized_keys = vec![])),
     ];

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the container images of the end-to-end tests as OCI-layout tars, without a registry or a builder.
 
-usage: images.py OUTDIR [--sandglass PATH --agent PATH] [--only NAME]...
+usage: images.py OUTDIR [--sandglass PATH --agent PATH [--power PATH]] [--only NAME]...
 
 The same input gives the same bytes: times are zero, entries sorted, owners fixed. OUTDIR gets one
 NAME.tar per image and digests.json, which maps "local.test/NAME:TAG" to its manifest's digest.
@@ -281,6 +281,8 @@ def sandglass_image(options):
     tree = Tree()
     tree.copy("bin/sandglass", static_program(options.sandglass, cure), 0o755)
     tree.copy("bin/sandglass-agent", static_program(options.agent, cure), 0o755)
+    if options.power:
+        tree.copy("bin/sandglass-power", static_program(options.power, cure), 0o755)
     tree.folder("tmp", 0o1777)
     return Image("sandglass", "e2e", tree, User="65532:65532", Entrypoint=["/bin/sandglass"], Env=["PATH=/bin"])
 
@@ -342,6 +344,7 @@ def arguments():
     parser.add_argument("outdir", metavar="OUTDIR")
     parser.add_argument("--sandglass", metavar="PATH", help="static sandglass program")
     parser.add_argument("--agent", metavar="PATH", help="static sandglass-agent program")
+    parser.add_argument("--power", metavar="PATH", help="static sandglass-power program")
     parser.add_argument("--only", metavar="NAME", action="append", choices=sorted(IMAGES), help="only this image (may be repeated)")
     parser.add_argument("--bin", metavar="DIR", default=os.path.join(cache, "bin"), help="where build put pause and netprobe")
     options = parser.parse_args()

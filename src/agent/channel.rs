@@ -1,10 +1,11 @@
 //! One SSH channel's WebSocket: a process, a TCP connection, or a connection to the forwarded ssh-agent.
 
-use super::dial::Socket;
+use super::environment::Environment;
 use super::launch::{Running, Streams, launch};
-use super::link::Agent;
+use super::launcher::Launcher;
 use super::pump::{Source, pump, pump_shared, pump_terminal};
 use super::{forward, supervisor, terminal};
+use crate::link::client::{Serve, Socket};
 use crate::link::frame;
 use crate::link::message::{Exit, Process, Size, Start};
 use bytes::Bytes;
@@ -24,25 +25,34 @@ type Incoming = SplitStream<Socket>;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Serves `start` on the socket that `dial` gives, until either side is done. Dropping the future kills what was started.
-///
-/// # Errors
-/// A text for the user when it could not be started; the socket was not opened then.
-pub async fn serve(dial: impl Future<Output = Result<Socket, String>>, start: Start, agent: &Agent) -> Result<(), String> {
-    match start {
-        Start::Process(process) => serve_process(dial.await?, &process, agent).await,
-        Start::Connect { host, port } => {
-            // First the target: the user's client is told whether it could be reached.
-            let (reader, writer) = connect(&host, port).await?.into_split();
-            bridge(dial.await?, reader, writer).await;
+/// The processes of a session's pod, as the link serves them.
+pub struct Shells {
+    /// Forks supervisors.
+    pub launcher: Launcher,
+    /// Surroundings of the session's processes.
+    pub environment: Environment,
+    /// Connections to forwarded ssh-agent sockets.
+    pub forwards: forward::Pending,
+}
+
+impl Serve for Shells {
+    async fn serve(&self, dial: impl Future<Output = Result<Socket, String>>, start: Start) -> Result<(), String> {
+        match start {
+            Start::Process(process) => serve_process(dial.await?, &process, self).await,
+            Start::Connect { host, port } => {
+                // First the target: the user's client is told whether it could be reached.
+                let (reader, writer) = connect(&host, port).await?.into_split();
+                bridge(dial.await?, reader, writer).await;
+            }
+            Start::AgentConnection { connection } => {
+                let stream = self.forwards.take(connection).ok_or("that connection is gone")?;
+                let (reader, writer) = stream.into_split();
+                bridge(dial.await?, reader, writer).await;
+            }
+            Start::Power { .. } => return Err("a session's pod knows no power verbs".into()),
         }
-        Start::AgentConnection { connection } => {
-            let stream = agent.forwards.take(connection).ok_or("that connection is gone")?;
-            let (reader, writer) = stream.into_split();
-            bridge(dial.await?, reader, writer).await;
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
@@ -81,8 +91,8 @@ async fn bridge(socket: Socket, reader: impl Source, mut writer: impl AsyncWrite
     }
 }
 
-async fn serve_process(socket: Socket, process: &Process, agent: &Agent) {
-    match start_process(process, agent).await {
+async fn serve_process(socket: Socket, process: &Process, shells: &Shells) {
+    match start_process(process, shells).await {
         Ok((running, listener)) => carry(socket, running, listener, process.keystrokes).await,
         Err(failure) => {
             let (sink, _) = socket.split();
@@ -91,10 +101,10 @@ async fn serve_process(socket: Socket, process: &Process, agent: &Agent) {
     }
 }
 
-async fn start_process(process: &Process, agent: &Agent) -> std::io::Result<(Running, Option<forward::Listener>)> {
-    let listener = process.agent_forward.then(|| forward::Listener::new(&agent.forwards, agent.environment.run_folder())).transpose()?;
+async fn start_process(process: &Process, shells: &Shells) -> std::io::Result<(Running, Option<forward::Listener>)> {
+    let listener = process.agent_forward.then(|| forward::Listener::new(&shells.forwards, shells.environment.run_folder())).transpose()?;
     let socket_path = listener.as_ref().map(forward::Listener::path);
-    Ok((launch(&agent.launcher, process, &agent.environment, socket_path.as_deref()).await?, listener))
+    Ok((launch(&shells.launcher, process, &shells.environment, socket_path.as_deref()).await?, listener))
 }
 
 /// Tells how the process ended and closes the channel.

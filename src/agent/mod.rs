@@ -5,8 +5,6 @@
 //! whatever the user runs.
 
 mod channel;
-mod deadline;
-mod dial;
 mod environment;
 mod files;
 mod fork;
@@ -14,10 +12,8 @@ mod forward;
 mod install;
 mod launch;
 mod launcher;
-mod link;
 mod log;
 mod plan;
-mod probe;
 mod pump;
 mod reaper;
 mod sftp;
@@ -28,6 +24,8 @@ pub use install::{copy_tree, install};
 pub use log::log_to_standard_error;
 pub use sftp::serve as serve_sftp;
 
+use crate::link::client::deadline::Deadline;
+use crate::link::client::{self, BadCertificate, Client, Dialer, probe};
 use crate::link::settings::{AgentSettings, VARIABLE};
 use std::rc::Rc;
 use tracing::error;
@@ -45,8 +43,8 @@ pub enum AgentError {
     #[error("failed to read {VARIABLE}: {0}")]
     BadSettings(#[source] serde_json::Error),
     /// The link CA's certificate does not parse.
-    #[error("failed to read the link CA's certificate: {0}")]
-    BadCertificate(String),
+    #[error(transparent)]
+    BadCertificate(BadCertificate),
     /// The run folder cannot be prepared.
     #[error("failed to prepare {path}: {source}")]
     Folder {
@@ -82,26 +80,18 @@ pub fn serve() -> Result<i32, AgentError> {
 }
 
 async fn run(settings: AgentSettings, launcher: launcher::Launcher) -> Result<i32, AgentError> {
-    let dialer = dial::Dialer::new(&settings.certificate_authority)?;
+    let dialer = Dialer::new(&settings.certificate_authority).map_err(AgentError::BadCertificate)?;
     files::prepare(&settings)?;
     reaper::start().map_err(AgentError::Start)?;
-    let deadline = deadline::Deadline::new(&settings);
+    let deadline = Deadline::new(settings.expires_at, settings.remaining_seconds);
     let environment = environment::Environment::of(&settings);
-    let verdict = probe::start(settings.must_be_closed.clone());
-    let verdict_for_links = verdict.clone();
-    let agent = Rc::new(link::Agent {
-        dialer,
-        launcher,
-        token_path: settings.token_path.clone().into(),
-        environment,
-        verdict: verdict_for_links,
-        cancels: std::cell::RefCell::default(),
-        forwards: forward::Pending::default(),
-    });
-    link::start(&settings.links, &agent);
+    let isolation = probe::start(settings.must_be_closed.clone());
+    let shells = channel::Shells { launcher, environment, forwards: forward::Pending::default() };
+    let client = Client::new(dialer, settings.token_path.clone().into(), isolation.clone(), shells);
+    client::start(&settings.links, &Rc::new(client));
     let code = tokio::select! {
         () = deadline.passed() => 0,
-        () = probe::refused(verdict) => EXIT_REFUSED,
+        () = probe::refused(isolation) => EXIT_REFUSED,
         () = stopped() => EXIT_STOPPED,
     };
     Ok(code)

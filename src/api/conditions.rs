@@ -94,6 +94,30 @@ reasons! {
     SourceNotFound,
     /// The controller may not read what `spec.source` names.
     SourceForbidden,
+    /// Vault does not answer; the pod tries on.
+    VaultUnreachable,
+    /// Vault is sealed; the pod tries on.
+    VaultSealed,
+    /// What answers at Vault's address is not vouched for by `spec.vault.caBundle`.
+    VaultTlsFailed,
+    /// Vault knows no role of that name.
+    VaultRoleUnknown,
+    /// The role is not bound to the pod's `ServiceAccount`.
+    VaultDenied,
+    /// The role demands another audience than `spec.vault.audience`.
+    VaultAudienceWrong,
+    /// The role may do more than get its keys: refused before any key is read.
+    VaultRoleTooBroad,
+    /// The role may not get its keys, or not give its token back.
+    VaultPolicyTooNarrow,
+    /// The secret, or its field, is not there.
+    VaultKeyMissing,
+    /// The secret's field is no private key that can be used.
+    VaultKeyUnusable,
+    /// Vault refused for another reason.
+    VaultFailed,
+    /// An address of the spec lies outside what the configuration allows.
+    AddressNotAllowed,
     /// The pod is being deleted.
     Terminating,
 }
@@ -116,6 +140,18 @@ impl Reason {
                 | Self::InvalidSpec
                 | Self::SourceNotFound
                 | Self::SourceForbidden
+                | Self::VaultUnreachable
+                | Self::VaultSealed
+                | Self::VaultTlsFailed
+                | Self::VaultRoleUnknown
+                | Self::VaultDenied
+                | Self::VaultAudienceWrong
+                | Self::VaultRoleTooBroad
+                | Self::VaultPolicyTooNarrow
+                | Self::VaultKeyMissing
+                | Self::VaultKeyUnusable
+                | Self::VaultFailed
+                | Self::AddressNotAllowed
         )
     }
 }

@@ -3,30 +3,12 @@
 //! The doc comments of the fields are the users' documentation: they become the schema's descriptions.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A CEL transition rule: this field of the spec never changes, not even from unset to set.
-macro_rules! immutable {
-    ($field:literal) => {
-        kube::core::Rule::new(concat!(
-            "has(self.",
-            $field,
-            ") == has(oldSelf.",
-            $field,
-            ") && (!has(self.",
-            $field,
-            ") || self.",
-            $field,
-            " == oldSelf.",
-            $field,
-            ")"
-        ))
-        .message(concat!("spec.", $field, " is immutable: create another DebugSession instead"))
-    };
-}
+use super::session::{Access, Retention, Session, SessionStatus, Terms, immutable};
 
 /// A debugging session on a fresh pod of the failed build's own image: isolated, its secrets stripped, recorded,
 /// reached with plain `ssh`, and gone at its TTL.
@@ -53,12 +35,12 @@ macro_rules! immutable {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     cel,
-    validation = immutable!("source"), validation = immutable!("env"), validation = immutable!("workingDir"),
-    validation = immutable!("ttl"), validation = immutable!("notAfter"), validation = immutable!("project"),
-    validation = immutable!("requester"), validation = immutable!("reason"), validation = immutable!("build"),
-    validation = immutable!("access"), validation = immutable!("network"), validation = immutable!("isolation"),
-    validation = immutable!("resources"), validation = immutable!("tools"), validation = immutable!("retention"),
-    validation = immutable!("deleteAfter"),
+    validation = immutable!("DebugSession", "source"), validation = immutable!("DebugSession", "env"), validation = immutable!("DebugSession", "workingDir"),
+    validation = immutable!("DebugSession", "ttl"), validation = immutable!("DebugSession", "notAfter"), validation = immutable!("DebugSession", "project"),
+    validation = immutable!("DebugSession", "requester"), validation = immutable!("DebugSession", "reason"), validation = immutable!("DebugSession", "build"),
+    validation = immutable!("DebugSession", "access"), validation = immutable!("DebugSession", "network"), validation = immutable!("DebugSession", "isolation"),
+    validation = immutable!("DebugSession", "resources"), validation = immutable!("DebugSession", "tools"), validation = immutable!("DebugSession", "retention"),
+    validation = immutable!("DebugSession", "deleteAfter"),
     validation = Rule::new("self.end || !oldSelf.end").message("spec.end may only go from false to true: an ended session cannot be opened again"),
     validation = Rule::new("!has(self.deleteAfter) || self.retention == 'Delete'").message("spec.deleteAfter needs spec.retention: Delete"),
 )]
@@ -178,78 +160,6 @@ pub struct EnvironmentVariable {
     pub value: String,
 }
 
-/// Which build failed.
-#[derive(JsonSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Build {
-    /// Commit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
-    pub commit: Option<String>,
-    /// Pull request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
-    pub pull_request: Option<String>,
-    /// Run of the CI system.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
-    pub run: Option<String>,
-    /// Address of the build's page.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
-    pub url: Option<String>,
-}
-
-/// Who gets in, and what they may do.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(cel, validation = Rule::new("(has(self.authorizedKeys) && size(self.authorizedKeys) > 0) || (has(self.principals) && size(self.principals) > 0)")
-    .message("spec.access needs at least one of authorizedKeys and principals: otherwise nobody could get in"))]
-pub struct Access {
-    /// Public keys in the format of an OpenSSH `.pub` file, without options: `ssh-ed25519 AAAA… octocat`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 32),
-        inner(
-            length(min = 1, max = 4096),
-            regex(
-                pattern = r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com|sk-ecdsa-sha2-nistp256@openssh\.com|ssh-rsa) [A-Za-z0-9+/]+={0,3}( [^\r\n]*)?$"
-            )
-        )
-    )]
-    pub authorized_keys: Vec<String>,
-    /// Principals that a user certificate of a configured CA must carry, at least one of them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), inner(length(min = 1, max = 253)))]
-    pub principals: Vec<String>,
-    /// What is allowed beyond shell and commands. Default for a `DebugSession`: `[Sftp]`.
-    #[serde(default = "default_allow")]
-    #[schemars(length(max = 8))]
-    pub allow: Vec<Capability>,
-    /// A connection with no byte either way for this long is warned a minute before and then closed; the pod stays, and
-    /// logging in again finds it. At least `2m`. Default: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 12), regex(pattern = r"^([0-9]{1,3}h)?([0-9]{1,4}m)?([0-9]{1,5}s)?$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('2m') && duration(self) <= duration('24h')")
-        .message("spec.access.idleTimeout must be between 2m and 24h"))]
-    pub idle_timeout: Option<String>,
-}
-
-fn default_allow() -> Vec<Capability> {
-    vec![Capability::Sftp]
-}
-
-/// Channel types beyond shell and exec.
-#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
-pub enum Capability {
-    /// File transfer: `sftp`, `scp`.
-    Sftp,
-    /// `ssh -L`: connections from the pod's point of view.
-    LocalForward,
-    /// `ssh -A`: the user's own ssh-agent, reachable from inside.
-    AgentForward,
-}
-
 /// What the pod can reach.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, Hash)]
 pub enum Network {
@@ -332,147 +242,55 @@ pub struct Tools {
     pub image: String,
 }
 
-/// What becomes of the object after the end.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, Hash)]
-pub enum Retention {
-    /// The object stays.
-    #[default]
-    Retain,
-    /// The object is deleted after `deleteAfter`.
-    Delete,
+/// Which build failed.
+#[derive(JsonSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Build {
+    /// Commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub commit: Option<String>,
+    /// Pull request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub pull_request: Option<String>,
+    /// Run of the CI system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub run: Option<String>,
+    /// Address of the build's page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub url: Option<String>,
 }
 
 /// What is so now. A report: no deadline and no right is enforced from it, but for `pod.uid`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct DebugSessionStatus {
-    /// Generation of the spec this status is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// For people; derived from the conditions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase: Option<Phase>,
-    /// `Ready`, `Open` and, where a human is needed, `Stalled`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
-    /// When the pod was created.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_at: Option<Time>,
-    /// When it ends: creation plus `ttl`, or `notAfter` where that is earlier.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Time>,
-    /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Time>,
-    /// Why it ended: a reason of the `Open` condition.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end_reason: Option<String>,
+    /// What both kinds report.
+    #[serde(flatten)]
+    pub session: SessionStatus,
     /// The image that really runs, by digest where the node says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The pod. An object that once had one never gets another.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<PodReference>,
-    /// How to get in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connection: Option<Connection>,
     /// Names of the variables that the build had and the shell has not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stripped_env: Vec<String>,
-    /// What the gateways report: the link, and the last ten connections.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub link: Option<LinkReport>,
-    /// The last ten connections.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
-    pub connections: Vec<ConnectionRecord>,
 }
 
-/// Where the object is in its life.
-#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// No pod yet.
-    Waiting,
-    /// The pod is being brought up.
-    Starting,
-    /// `ssh` lands in a shell.
-    Open,
-    /// Over.
-    Ended,
-    /// Over, or never begun, because something is wrong.
-    Failed,
-}
+impl Session for DebugSession {
+    const KIND: &'static str = "DebugSession";
+    const NOUN: &'static str = "session";
 
-/// The pod of an object.
-#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct PodReference {
-    /// Namespace: one of the isolated ones.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-    /// UID.
-    pub uid: String,
-}
+    fn terms(&self) -> Terms<'_> {
+        let spec = &self.spec;
+        Terms { ttl: &spec.ttl, not_after: spec.not_after.as_ref(), end: spec.end, access: &spec.access, requester: &spec.requester }
+    }
 
-/// How to get in.
-#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Connection {
-    /// The gateway's address as users see it.
-    pub host: String,
-    /// Its port.
-    pub port: i32,
-    /// The ssh user name: `<namespace>.<name>`.
-    pub user: String,
-    /// The whole command.
-    pub command: String,
-    /// Lines for a `known_hosts` file.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub known_hosts: Vec<String>,
-}
-
-/// What a gateway learned from the pod's agent.
-#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct LinkReport {
-    /// UID of the pod whose agent reported.
-    pub pod_uid: String,
-    /// What it reported.
-    pub state: LinkState,
-    /// In words, where something is wrong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-}
-
-/// State of the pod's agent.
-#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
-pub enum LinkState {
-    /// Serving.
-    Ready,
-    /// An address that must be closed was open: refuses to serve.
-    NotIsolated,
-}
-
-/// One connection of a user.
-#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct ConnectionRecord {
-    /// Identifier, also in logs.
-    pub id: String,
-    /// SHA-256 fingerprint of the key, or of the certificate's key.
-    pub key_fingerprint: String,
-    /// Where the user came from.
-    pub remote_address: String,
-    /// When it began.
-    pub started_at: Time,
-    /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Time>,
-    /// Where its recording is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recording: Option<String>,
+    fn state(&self) -> Option<&SessionStatus> {
+        self.status.as_ref().map(|status| &status.session)
+    }
 }
 
 impl LimitName {

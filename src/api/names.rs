@@ -24,6 +24,8 @@ pub const EXPIRES_AT: &str = "sandglass.dev/expires-at";
 /// Annotation: the project a pod counts for, `<namespace>/<project>`; the second part is empty for the namespace's own.
 pub const PROJECT: &str = "sandglass.dev/project";
 
+/// Name of a recovery pod's one container.
+pub const RECOVERY_CONTAINER: &str = "recovery";
 /// Name of the container a user lands in.
 pub const SESSION_CONTAINER: &str = "session";
 /// Name of the init container that copies the agent, where image volumes are not used.
@@ -40,3 +42,9 @@ pub const GATEWAY_MANAGER: &str = "sandglass-gateway";
 pub const LINK_AUDIENCE: &str = "sandglass-gateway";
 /// `ServiceAccount` of every debug pod. It has no rights at all.
 pub const DEBUG_SERVICE_ACCOUNT: &str = "sandglass-debug";
+
+/// Label selector of what belongs to objects of a kind.
+#[must_use]
+pub fn of_kind(kind: &str) -> String {
+    format!("{MANAGED_BY}={MANAGED_BY_VALUE},{OWNER_KIND}={kind}")
+}

@@ -30,7 +30,9 @@ mod tests {
 
     #[test]
     fn the_published_definitions_are_the_codes() {
-        compare("crds/debugsessions.yaml", &super::crds().expect("YAML"));
+        for kind in ["debugsessions", "breakglassvms"] {
+            compare(&format!("crds/{kind}.yaml"), &super::crds(Some(kind)).expect("YAML"));
+        }
     }
 
     #[test]

@@ -3,33 +3,26 @@
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, EmptyDirVolumeSource, EnvVar, ImageVolumeSource, LocalObjectReference, NodeAffinity, NodeSelector,
-    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodDNSConfig, PodSecurityContext, PodSpec, ProjectedVolumeSource, ResourceRequirements,
-    SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    Container, EnvVar, ImageVolumeSource, LocalObjectReference, Pod, PodDNSConfig, PodSecurityContext, PodSpec, ResourceRequirements,
+    SeccompProfile, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::context::Settings;
-use super::observe::{Identity, Observed};
-use super::pod_state::PodState;
+use super::observe::Observed;
 use super::turn;
-use super::validate::{Cause, Decision, Ending, Plan};
+use super::validate::{Decision, Plan};
 use crate::api::DebugSession;
 use crate::api::debug_session::{Isolation, LimitName, Network};
 use crate::api::names;
+use crate::api::session::Session as _;
 use crate::domain::configuration::AgentDelivery;
 use crate::domain::quantity::smaller;
-use crate::kubernetes::time::from_chrono;
+use crate::lifecycle::pod::{self, container_security, empty, mount, non_empty};
+use crate::lifecycle::{Cause, Ending, Identity, PodState, Settings};
 use crate::link::settings::{AGENT_PATH, AgentSettings, IMAGE_FOLDER, RUN_FOLDER, TOKEN_FOLDER, TOKEN_PATH, TOOLS_FOLDER, VARIABLE};
-
-/// Seconds between the session's end and the kubelet's own deadline.
-const KUBELET_GRACE: i64 = 60;
-/// Seconds between SIGTERM and SIGKILL.
-const TERMINATION_GRACE: i64 = 2;
-const TOKEN_SECONDS: i64 = 600;
 
 const AGENT_VOLUME: &str = "agent";
 const RUN_VOLUME: &str = "run";
@@ -70,7 +63,7 @@ pub(super) fn build(observed: &Observed, decision: Decision, settings: &Settings
         Decision::Hold(cause) => Step::Hold(cause),
         Decision::Keep(pod, state) => Step::Keep(pod, state),
         Decision::Create(plan) => Step::Create {
-            pod: Box::new(pod(session, identity, &plan, settings, now)),
+            pod: Box::new(session_pod(session, identity, &plan, settings, now)),
             project: turn::project(&identity.name.namespace, session),
         },
     };
@@ -78,23 +71,22 @@ pub(super) fn build(observed: &Observed, decision: Decision, settings: &Settings
 }
 
 /// The pod of a session.
-pub(super) fn pod(session: &DebugSession, identity: &Identity, plan: &Plan, settings: &Settings, now: DateTime<Utc>) -> Pod {
+pub(super) fn session_pod(session: &DebugSession, identity: &Identity, plan: &Plan, settings: &Settings, now: DateTime<Utc>) -> Pod {
     let configuration = &settings.configuration;
     let sessions = &configuration.sessions;
-    let remaining = (identity.expires_at - now).num_seconds().max(1);
-    let cap = i64::try_from(configuration.ttl_cap().as_secs()).unwrap_or(i64::MAX - KUBELET_GRACE);
+    let remaining = pod::remaining(identity, now);
     Pod {
         metadata: metadata(session, identity, settings),
         spec: Some(PodSpec {
-            active_deadline_seconds: Some(remaining.min(cap) + KUBELET_GRACE),
-            affinity: affinity(&sessions.avoid_node_labels),
+            active_deadline_seconds: Some(pod::active_deadline(remaining, configuration.ttl_cap())),
+            affinity: pod::affinity(&sessions.avoid_node_labels),
             automount_service_account_token: Some(false),
             containers: vec![session_container(session, identity, plan, settings, remaining)],
             dns_policy: Some("None".into()),
             dns_config: Some(names_of(session.spec.network, settings)),
             enable_service_links: Some(false),
             host_users: (plan.isolation == Isolation::UserNamespace).then_some(false),
-            hostname: Some(hostname(&identity.name.name)),
+            hostname: Some(pod::hostname(&identity.name.name)),
             image_pull_secrets: non_empty(
                 sessions.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect(),
             ),
@@ -104,7 +96,7 @@ pub(super) fn pod(session: &DebugSession, identity: &Identity, plan: &Plan, sett
             runtime_class_name: sessions.runtime_class.clone(),
             security_context: Some(pod_security(plan.isolation, settings)),
             service_account_name: Some(names::DEBUG_SERVICE_ACCOUNT.into()),
-            termination_grace_period_seconds: Some(TERMINATION_GRACE),
+            termination_grace_period_seconds: Some(pod::TERMINATION_GRACE),
             tolerations: (!sessions.tolerations.is_empty()).then(|| sessions.tolerations.clone()),
             volumes: Some(volumes(plan, settings)),
             ..PodSpec::default()
@@ -113,38 +105,15 @@ pub(super) fn pod(session: &DebugSession, identity: &Identity, plan: &Plan, sett
     }
 }
 
-fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
-    (!list.is_empty()).then_some(list)
-}
-
 fn metadata(session: &DebugSession, identity: &Identity, settings: &Settings) -> ObjectMeta {
     let network = match session.spec.network {
         Network::Isolated => "Isolated",
         Network::Egress => "Egress",
     };
-    let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    ObjectMeta {
-        name: Some(identity.pod_name()),
-        namespace: Some(settings.configuration.debug_namespace.clone()),
-        labels: Some(map(&[
-            (names::MANAGED_BY, names::MANAGED_BY_VALUE),
-            (names::OWNER_KIND, "DebugSession"),
-            (names::OWNER_UID, &identity.uid),
-            (names::NETWORK, network),
-        ])),
-        annotations: Some(map(&[
-            (names::OWNER_NAMESPACE, &identity.name.namespace),
-            (names::OWNER_NAME, &identity.name.name),
-            (names::PROJECT, &turn::project(&identity.name.namespace, session)),
-            (names::EXPIRES_AT, &from_chrono(identity.expires_at).0.to_string()),
-        ])),
-        ..ObjectMeta::default()
-    }
-}
-
-fn hostname(name: &str) -> String {
-    let label: String = name.chars().map(|character| if character == '.' { '-' } else { character }).take(63).collect();
-    label.trim_matches('-').to_owned()
+    let mut metadata = pod::metadata(identity, DebugSession::KIND, &settings.configuration.debug_namespace);
+    pod::set(&mut metadata.labels, names::NETWORK, network);
+    pod::set(&mut metadata.annotations, names::PROJECT, &turn::project(&identity.name.namespace, session));
+    metadata
 }
 
 /// Who resolves names. Where nobody may be asked, the pod asks itself, so that a look-up fails at once instead of after half a minute.
@@ -155,19 +124,6 @@ fn names_of(network: Network, settings: &Settings) -> PodDNSConfig {
         Network::Egress | Network::Isolated => vec!["127.0.0.1".into()],
     };
     PodDNSConfig { nameservers: Some(servers), ..PodDNSConfig::default() }
-}
-
-/// Keeps away from nodes that carry one of these labels.
-fn affinity(avoid: &[String]) -> Option<Affinity> {
-    let absent = |key: &String| NodeSelectorRequirement { key: key.clone(), operator: "DoesNotExist".into(), values: None };
-    let term = NodeSelectorTerm { match_expressions: Some(avoid.iter().map(absent).collect()), match_fields: None };
-    (!avoid.is_empty()).then(|| Affinity {
-        node_affinity: Some(NodeAffinity {
-            required_during_scheduling_ignored_during_execution: Some(NodeSelector { node_selector_terms: vec![term] }),
-            ..NodeAffinity::default()
-        }),
-        ..Affinity::default()
-    })
 }
 
 fn pod_security(isolation: Isolation, settings: &Settings) -> PodSecurityContext {
@@ -186,16 +142,6 @@ fn pod_security(isolation: Isolation, settings: &Settings) -> PodSecurityContext
     }
 }
 
-fn container_security(add: Option<Vec<String>>, read_only_root: Option<bool>) -> SecurityContext {
-    SecurityContext {
-        allow_privilege_escalation: Some(false),
-        capabilities: Some(Capabilities { add, drop: Some(vec!["ALL".into()]) }),
-        privileged: Some(false),
-        read_only_root_filesystem: read_only_root,
-        ..SecurityContext::default()
-    }
-}
-
 fn resources(plan: &Plan) -> ResourceRequirements {
     let map = |amount: &dyn Fn(LimitName, &Quantity) -> Quantity| -> BTreeMap<String, Quantity> {
         plan.limits.iter().map(|(name, limit)| (name.as_str().to_owned(), amount(*name, limit))).collect()
@@ -210,10 +156,6 @@ fn resources(plan: &Plan) -> ResourceRequirements {
         smaller(limit, &Quantity(little.into()))
     };
     ResourceRequirements { claims: None, limits: Some(map(&|_, limit| limit.clone())), requests: Some(map(&reserved)) }
-}
-
-fn mount(volume: &str, path: &str, read_only: bool) -> VolumeMount {
-    VolumeMount { name: volume.into(), mount_path: path.into(), read_only: read_only.then_some(true), ..VolumeMount::default() }
 }
 
 fn session_container(session: &DebugSession, identity: &Identity, plan: &Plan, settings: &Settings, remaining: i64) -> Container {
@@ -244,7 +186,7 @@ fn session_container(session: &DebugSession, identity: &Identity, plan: &Plan, s
     }
 }
 
-/// The agent's settings as JSON. The kubelet would expand `$(NAME)` in a value, so every dollar sign is written as its JSON escape.
+/// The agent's settings.
 fn agent_settings(session: &DebugSession, identity: &Identity, plan: &Plan, settings: &Settings, remaining: i64) -> String {
     let agent = AgentSettings {
         links: settings.links.clone(),
@@ -260,7 +202,7 @@ fn agent_settings(session: &DebugSession, identity: &Identity, plan: &Plan, sett
         token_path: TOKEN_PATH.into(),
         run_folder: RUN_FOLDER.into(),
     };
-    serde_json::to_string(&agent).unwrap_or_default().replace('$', "\\u0024")
+    pod::json_without_dollars(&agent)
 }
 
 /// What the pod's agent was told; the names of dropped variables are read back from here.
@@ -298,11 +240,6 @@ fn init_containers(plan: &Plan, settings: &Settings) -> Vec<Container> {
 
 fn volumes(plan: &Plan, settings: &Settings) -> Vec<Volume> {
     let sessions = &settings.configuration.sessions;
-    let empty = |name: &str, size: &str| Volume {
-        name: name.into(),
-        empty_dir: Some(EmptyDirVolumeSource { medium: None, size_limit: Some(Quantity(size.into())) }),
-        ..Volume::default()
-    };
     let agent = match sessions.agent {
         AgentDelivery::ImageVolume => Volume {
             name: AGENT_VOLUME.into(),
@@ -311,20 +248,7 @@ fn volumes(plan: &Plan, settings: &Settings) -> Vec<Volume> {
         },
         AgentDelivery::InitContainer => empty(AGENT_VOLUME, "32Mi"),
     };
-    // The kubelet gives a projected token to the pod's user; with an fsGroup it would be readable by a group too.
-    let token = ServiceAccountTokenProjection {
-        audience: Some(names::LINK_AUDIENCE.into()),
-        expiration_seconds: Some(TOKEN_SECONDS),
-        path: "token".into(),
-    };
-    let token = Volume {
-        name: TOKEN_VOLUME.into(),
-        projected: Some(ProjectedVolumeSource {
-            default_mode: Some(0o400),
-            sources: Some(vec![VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() }]),
-        }),
-        ..Volume::default()
-    };
+    let token = pod::token(TOKEN_VOLUME, names::LINK_AUDIENCE);
     let mut volumes = vec![agent, empty(RUN_VOLUME, "256Mi"), token];
     if plan.tools.is_some() {
         volumes.push(empty(TOOLS_VOLUME, "1Gi"));

@@ -2,52 +2,20 @@
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::context::Context;
 use super::source::SourceRead;
 use super::turn::{self, Turn};
-use super::{pod_state, validate};
+use super::validate;
 use crate::api::DebugSession;
 use crate::api::debug_session::WorkloadReference;
-use crate::domain::lifetime;
-use crate::domain::names::ObjectName;
-use crate::kubernetes::time::to_chrono;
 use crate::kubernetes::{CallError, call, call_or_absent, isolation};
-
-/// A failed read.
-#[derive(Debug, thiserror::Error)]
-pub enum ObserveError {
-    /// The API server did not answer, or refused.
-    #[error(transparent)]
-    Call(CallError),
-    /// An object without what the API server puts on every object.
-    #[error("failed to read metadata.{field}")]
-    Malformed {
-        /// Which field.
-        field: &'static str,
-    },
-}
-
-/// Who an object is, and when it ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub name: ObjectName,
-    pub uid: String,
-    pub created: DateTime<Utc>,
-    pub expires_at: DateTime<Utc>,
-}
-
-/// What a pod's events say, oldest first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PodEvent {
-    pub reason: String,
-    pub message: String,
-}
+use crate::lifecycle::observe::{ObserveError, PodEvent, events};
+use crate::lifecycle::{Identity, end, pod_state};
 
 /// Everything the decision needs.
 #[derive(Clone, Debug)]
@@ -66,35 +34,15 @@ pub(super) struct Observed {
     pub source: Option<SourceRead>,
 }
 
-impl Identity {
-    /// Reads it from an object.
-    pub(super) fn of(session: &DebugSession, cap: Duration) -> Result<Self, ObserveError> {
-        let metadata = &session.metadata;
-        let missing = |field| ObserveError::Malformed { field };
-        let name = metadata.name.clone().ok_or_else(|| missing("name"))?;
-        let namespace = metadata.namespace.clone().ok_or_else(|| missing("namespace"))?;
-        let uid = metadata.uid.clone().ok_or_else(|| missing("uid"))?;
-        let created = to_chrono(metadata.creation_timestamp.as_ref().ok_or_else(|| missing("creationTimestamp"))?);
-        // The schema refuses anything else; if it ever lets one through, the cap holds.
-        let ttl = lifetime::parse_duration(&session.spec.ttl).unwrap_or(cap);
-        let not_after = session.spec.not_after.as_ref().map(to_chrono);
-        let expires_at = lifetime::expires_at(created, ttl, cap, not_after);
-        Ok(Self { name: ObjectName { namespace, name }, uid, created, expires_at })
-    }
-
-    pub(super) fn pod_name(&self) -> String {
-        self.name.pod_name(&self.uid)
-    }
-}
-
 /// Reads. `None`: a tombstone, about which there is nothing to do.
 pub(super) async fn observe(session: &Arc<DebugSession>, context: &Context, now: DateTime<Utc>) -> Result<Option<Observed>, ObserveError> {
-    let configuration = &context.settings.configuration;
-    let identity = Identity::of(session, configuration.ttl_cap())?;
+    let base = &context.base;
+    let configuration = &base.settings.configuration;
+    let identity = Identity::of(&**session, configuration.ttl_cap())?;
     if validate::is_tombstone(session, &identity, now) {
         return Ok(None);
     }
-    let pods: Api<Pod> = context.in_debug_namespace();
+    let pods: Api<Pod> = base.beside_pods();
     let pod_name = identity.pod_name();
     let mut observed = Observed {
         session: Arc::clone(session),
@@ -105,20 +53,20 @@ pub(super) async fn observe(session: &Arc<DebugSession>, context: &Context, now:
         turn: Turn::Mine,
         source: None,
     };
-    if validate::ending(session, &observed.identity, now).is_some() {
+    if end::ending(&**session, &observed.identity, now).is_some() {
         observed.pod = call_or_absent("read the session's pod", pods.get(&pod_name)).await.map_err(ObserveError::Call)?;
         return Ok(Some(observed));
     }
     let namespace = &configuration.debug_namespace;
     let (pod, facts) =
-        futures::try_join!(call_or_absent("read the session's pod", pods.get(&pod_name)), isolation::read(&context.client, namespace))
+        futures::try_join!(call_or_absent("read the session's pod", pods.get(&pod_name)), isolation::read(&base.client, namespace))
             .map_err(ObserveError::Call)?;
     observed.isolation = isolation::verify(&facts, namespace, !configuration.sessions.extra_capabilities.is_empty());
     observed.pod = pod;
     match &observed.pod {
-        Some(pod) if pod_state::is_silent(pod, now) => observed.events = events(context, pod).await?,
-        None if validate::has_no_pod_yet(session) => {
-            let cached = context.sessions.state();
+        Some(pod) if pod_state::is_silent(pod, now) => observed.events = events(&base.client, namespace, pod).await?,
+        None if end::has_no_pod_yet(&**session) => {
+            let cached = base.sessions.state();
             let siblings = turn::siblings(session, cached.iter().map(AsRef::as_ref));
             observed.turn = turn::turn(&observed.identity.name, observed.identity.created, &siblings, configuration.sessions.per_project);
             if observed.turn == Turn::Mine && observed.isolation.is_ok() {
@@ -128,18 +76,6 @@ pub(super) async fn observe(session: &Arc<DebugSession>, context: &Context, now:
         _ => {}
     }
     Ok(Some(observed))
-}
-
-async fn events(context: &Context, pod: &Pod) -> Result<Vec<PodEvent>, ObserveError> {
-    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let events: Api<Event> = context.in_debug_namespace();
-    let of_pod = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
-    let mut items = call("list the pod's events", events.list(&of_pod)).await.map_err(ObserveError::Call)?.items;
-    items.sort_by_key(|event| event.last_timestamp.as_ref().or(event.first_timestamp.as_ref()).map(|time| time.0));
-    Ok(items
-        .into_iter()
-        .map(|event| PodEvent { reason: event.reason.unwrap_or_default(), message: event.message.unwrap_or_default() })
-        .collect())
 }
 
 async fn source(context: &Context, session: &DebugSession, namespace: &str) -> Result<SourceRead, ObserveError> {
@@ -158,15 +94,15 @@ async fn source(context: &Context, session: &DebugSession, namespace: &str) -> R
 }
 
 async fn read_pod(context: &Context, namespace: &str, reference: &WorkloadReference) -> Result<SourceRead, CallError> {
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(context.base.client.clone(), namespace);
     let pod = call_or_absent("read the source pod", pods.get(&reference.name)).await?;
     Ok(pod.map_or(SourceRead::Absent, |pod| SourceRead::Pods(vec![pod])))
 }
 
 async fn read_job(context: &Context, namespace: &str, reference: &WorkloadReference) -> Result<SourceRead, CallError> {
-    let jobs: Api<Job> = Api::namespaced(context.client.clone(), namespace);
+    let jobs: Api<Job> = Api::namespaced(context.base.client.clone(), namespace);
     let Some(job) = call_or_absent("read the source job", jobs.get(&reference.name)).await? else { return Ok(SourceRead::Absent) };
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(context.base.client.clone(), namespace);
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", reference.name));
     let mut items = call("list the source job's pods", pods.list(&of_job)).await?.items;
     // The label finds them; the owner's UID proves them.

@@ -1,143 +1,26 @@
-//! The status that follows from an outcome: pure. What gateways write (`link`, `connections`) is not in it.
+//! The status that follows from an outcome: pure.
 
-use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::apply::Outcome;
 use super::build::settings_of;
-use super::context::Settings;
-use super::observe::Identity;
-use super::pod_state::PodState;
-use super::validate::Cause;
-use crate::api::DebugSession;
-use crate::api::conditions::{OPEN, READY, Reason, STALLED};
-use crate::api::debug_session::{Connection, DebugSessionStatus, Phase, PodReference};
+use crate::api::debug_session::{DebugSession, DebugSessionStatus};
 use crate::api::names::SESSION_CONTAINER;
+use crate::api::session::SessionStatus;
 use crate::domain::images::Reference;
-use crate::kubernetes::time::from_chrono;
+use crate::lifecycle::apply::Outcome;
 
-/// What the conditions say.
-struct View {
-    phase: Phase,
-    open: bool,
-    /// `None`: nobody knows yet.
-    ready: Option<bool>,
-    /// Reason and message of `Open`.
-    cause: Cause,
-    /// Reason of `Ready` where it differs from `Open`'s.
-    ready_cause: Option<Cause>,
-    stalled: bool,
-}
-
-/// The status of an object that was just seen.
-pub(super) fn unknown(session: &DebugSession, identity: &Identity, settings: &Settings, now: DateTime<Utc>) -> DebugSessionStatus {
-    let cause = Cause::new(Reason::Starting, "first sight of the object");
-    let view = View { phase: Phase::Waiting, open: false, ready: None, cause, ready_cause: None, stalled: false };
-    write(session, identity, settings, &view, None, now)
-}
-
-/// The status after a pass; `None` where there is no object left to write it on.
-pub(super) fn status(
-    session: &DebugSession,
-    identity: &Identity,
-    outcome: &Outcome,
-    settings: &Settings,
-    now: DateTime<Utc>,
-) -> Option<DebugSessionStatus> {
-    let (view, pod) = match outcome {
-        Outcome::Removed => return None,
-        Outcome::Held(cause) => {
-            let stalled = cause.reason.stalls();
-            let phase = if stalled { Phase::Failed } else { Phase::Waiting };
-            (View { phase, open: false, ready: Some(false), cause: cause.clone(), ready_cause: None, stalled }, None)
-        }
-        Outcome::Standing(pod, state) => (standing(state, identity), Some(pod.as_ref())),
-        Outcome::Ending { ending, pod, gone } => {
-            let failed = ending.cause.reason.stalls();
-            // Once its time is over nobody need do anything about a failed session any more.
-            let stalled = failed && now < identity.expires_at;
-            let leaving = (!gone).then(|| Cause::new(Reason::Terminating, format!("{}; the pod is being deleted", ending.cause.message)));
-            let view = View {
-                phase: if failed { Phase::Failed } else { Phase::Ended },
-                open: false,
-                ready: Some(*gone && !stalled),
-                cause: ending.cause.clone(),
-                ready_cause: leaving,
-                stalled,
-            };
-            (view, pod.as_deref())
-        }
+/// What both kinds report, and what only this one does.
+pub(super) fn status(session: &DebugSession, shared: SessionStatus, outcome: Option<&Outcome>) -> DebugSessionStatus {
+    let pod = match outcome {
+        Some(Outcome::Standing(pod, _) | Outcome::Ending { pod: Some(pod), .. }) => Some(pod.as_ref()),
+        _ => None,
     };
-    let mut status = write(session, identity, settings, &view, pod, now);
-    if let Outcome::Ending { ending, .. } = outcome {
-        status.ended_at = Some(from_chrono(ending.at));
-        status.end_reason = Some(ending.cause.reason.as_str().to_owned());
-        status.connection = None;
-    }
-    Some(status)
-}
-
-fn standing(state: &PodState, identity: &Identity) -> View {
-    let (open, cause) = match state {
-        PodState::Open => (true, Cause::new(Reason::SessionOpen, format!("ssh to {} lands in a shell", identity.name.ssh_user()))),
-        PodState::Starting(cause) | PodState::Over(cause) => (false, cause.clone()),
-        PodState::Running { .. } => (false, Cause::new(Reason::Starting, "the pod runs; waiting for its agent")),
-    };
-    let phase = if open { Phase::Open } else { Phase::Starting };
-    let stalled = cause.reason.stalls();
-    View { phase, open, ready: Some(open), cause, ready_cause: None, stalled }
-}
-
-fn write(
-    session: &DebugSession,
-    identity: &Identity,
-    settings: &Settings,
-    view: &View,
-    pod: Option<&Pod>,
-    now: DateTime<Utc>,
-) -> DebugSessionStatus {
     let old = session.status.clone().unwrap_or_default();
-    let generation = session.metadata.generation;
-    let condition = |kind: &str, value: Option<bool>, cause: &Cause| {
-        let value = value.map_or("Unknown", |value| if value { "True" } else { "False" });
-        let before = old.conditions.iter().find(|before| before.type_ == kind && before.status == value);
-        Condition {
-            type_: kind.to_owned(),
-            status: value.to_owned(),
-            reason: cause.reason.as_str().to_owned(),
-            // The schema takes 32768 bytes.
-            message: cause.message.chars().take(4096).collect(),
-            last_transition_time: before.map_or_else(|| from_chrono(now), |before| before.last_transition_time.clone()),
-            observed_generation: generation,
-        }
-    };
-    let mut conditions =
-        vec![condition(READY, view.ready, view.ready_cause.as_ref().unwrap_or(&view.cause)), condition(OPEN, Some(view.open), &view.cause)];
-    if view.stalled {
-        conditions.push(condition(STALLED, Some(true), &view.cause));
-    }
-    let created = pod.and_then(|pod| pod.metadata.creation_timestamp.clone());
     DebugSessionStatus {
-        observed_generation: generation,
-        phase: Some(view.phase),
-        conditions,
-        started_at: created.or(old.started_at),
-        expires_at: Some(from_chrono(identity.expires_at)),
-        ended_at: None,
-        end_reason: None,
+        session: shared,
         image: pod.and_then(running_image).or(old.image),
-        pod: old.pod.or_else(|| pod.and_then(reference)),
-        connection: Some(connection(identity, settings)),
         stripped_env: pod.and_then(settings_of).map_or(old.stripped_env, |agent| agent.stripped_environment),
-        link: None,
-        connections: Vec::new(),
     }
-}
-
-fn reference(pod: &Pod) -> Option<PodReference> {
-    let metadata = &pod.metadata;
-    Some(PodReference { namespace: metadata.namespace.clone()?, name: metadata.name.clone()?, uid: metadata.uid.clone()? })
 }
 
 /// By digest where the node says so, else as it was asked for.
@@ -149,24 +32,4 @@ fn running_image(pod: &Pod) -> Option<String> {
         .find(|image| Reference::parse(image).is_ok_and(|reference| reference.digest.is_some()));
     let asked = || pod.spec.iter().flat_map(|spec| &spec.containers).find(|container| container.name == SESSION_CONTAINER)?.image.clone();
     by_digest.map(str::to_owned).or_else(asked)
-}
-
-fn connection(identity: &Identity, settings: &Settings) -> Connection {
-    let gateway = &settings.configuration.gateway;
-    let user = identity.name.ssh_user();
-    let known_name = if gateway.port == 22 { gateway.host.clone() } else { format!("[{}]:{}", gateway.host, gateway.port) };
-    let command = if gateway.port == 22 {
-        format!("ssh {user}@{}", gateway.host)
-    } else {
-        format!("ssh -p {} {user}@{}", gateway.port, gateway.host)
-    };
-    // A key's comment means nothing in a known_hosts file.
-    let key = |line: &String| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-    Connection {
-        host: gateway.host.clone(),
-        port: i32::from(gateway.port),
-        command,
-        user,
-        known_hosts: settings.host_keys.iter().map(|line| format!("{known_name} {}", key(line))).collect(),
-    }
 }

@@ -2,11 +2,12 @@
 
 use chrono::{DateTime, Utc};
 
-use super::context::Guarded;
 use crate::api::DebugSession;
-use crate::api::conditions::{READY, Reason, STALLED};
+use crate::api::conditions::STALLED;
 use crate::domain::names::ObjectName;
 use crate::kubernetes::time::to_chrono;
+use crate::lifecycle::Guarded;
+use crate::lifecycle::end::{has_ended, has_no_pod_yet, holds_condition, is_over};
 
 /// The project of a session, also as the pods' annotation says it: `<namespace>/<project>`.
 pub(super) fn project(namespace: &str, session: &DebugSession) -> String {
@@ -31,25 +32,13 @@ pub(super) enum Turn {
     Behind(ObjectName),
 }
 
-/// Whether a condition is true.
-pub(super) fn holds_condition(session: &DebugSession, kind: &str) -> bool {
-    session.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.type_ == kind && condition.status == "True")
-}
-
-/// Whether it ended and everything of it is gone.
-pub(super) fn is_over(session: &DebugSession) -> bool {
-    let ended = session.status.as_ref().is_some_and(|status| status.ended_at.is_some());
-    let ready = session.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == READY);
-    ended && ready.is_some_and(|ready| ready.reason != Reason::Terminating.as_str())
-}
-
 /// Whether it waits for a pod, and could be woken by another's end.
 pub(super) fn waits(session: &DebugSession) -> bool {
-    session.status.as_ref().is_none_or(|status| status.ended_at.is_none() && status.pod.is_none())
+    !has_ended(session) && has_no_pod_yet(session)
 }
 
 /// The other sessions of `own` project that count: not over, and not held up by a fault of their own.
-pub(super) fn siblings<'a>(own: &DebugSession, sessions: impl Iterator<Item = &'a Guarded>) -> Vec<Sibling> {
+pub(super) fn siblings<'a>(own: &DebugSession, sessions: impl Iterator<Item = &'a Guarded<DebugSession>>) -> Vec<Sibling> {
     let (Some(namespace), uid) = (own.metadata.namespace.as_deref(), own.metadata.uid.as_deref()) else { return Vec::new() };
     let of_project = project(namespace, own);
     sessions
@@ -57,9 +46,8 @@ pub(super) fn siblings<'a>(own: &DebugSession, sessions: impl Iterator<Item = &'
         .filter(|other| other.metadata.uid.as_deref() != uid)
         .filter(|other| other.metadata.namespace.as_deref() == Some(namespace) && project(namespace, other) == of_project)
         .filter_map(|other| {
-            let holds = other.status.as_ref().is_some_and(|status| status.pod.is_some()) && !is_over(other);
-            let ended = other.status.as_ref().is_some_and(|status| status.ended_at.is_some());
-            let asks = !ended && !other.spec.end && other.metadata.deletion_timestamp.is_none() && !holds_condition(other, STALLED);
+            let holds = !has_no_pod_yet(other) && !is_over(other);
+            let asks = !has_ended(other) && !other.spec.end && other.metadata.deletion_timestamp.is_none() && !holds_condition(other, STALLED);
             let name = ObjectName { namespace: namespace.to_owned(), name: other.metadata.name.clone()? };
             let created = to_chrono(other.metadata.creation_timestamp.as_ref()?);
             (holds || asks).then_some(Sibling { name, created, holds })

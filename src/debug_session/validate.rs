@@ -6,49 +6,26 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::context::Settings;
-use super::observe::{Identity, Observed};
-use super::pod_state::{self, PodState};
+use super::observe::Observed;
 use super::source::{self, SourceProblem, SourceRead, Taken};
-use super::turn::{self, Turn};
+use super::turn::Turn;
 use crate::api::DebugSession;
-use crate::api::conditions::{OPEN, Reason};
-use crate::api::debug_session::{Isolation, LimitName, LinkState, Retention};
-use crate::api::names::OWNER_UID;
+use crate::api::conditions::Reason;
+use crate::api::debug_session::{Isolation, LimitName};
+use crate::api::session::{Retention, Session as _};
+use crate::domain::configuration::AgentDelivery;
 use crate::domain::environment::{self, Filtered, Variable};
 use crate::domain::images::Reference;
 use crate::domain::{lifetime, quantity};
 use crate::kubernetes::time::to_chrono;
+use crate::lifecycle::end::{self, ending, is_own, lost};
+use crate::lifecycle::look::look;
+use crate::lifecycle::pod_state::About;
+use crate::lifecycle::{Cause, Ending, Identity, PodState, Settings};
 
-/// How long a running agent may take to find a gateway before that is called a fault.
-const LINK_PATIENCE: TimeDelta = TimeDelta::seconds(60);
-/// How long after its time a pod waits for its terminal condition to be written, before it is deleted without.
-const ANNOUNCE_PATIENCE: TimeDelta = TimeDelta::seconds(15);
 /// The kernel takes at most 128 KiB per variable, and the environment shares one with the agent's other settings.
 const MOST_ENVIRONMENT: usize = 80 * 1024;
 const DEFAULT_DELETE_AFTER: Duration = Duration::from_hours(24);
-
-/// A reason and the words that go with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Cause {
-    pub reason: Reason,
-    pub message: String,
-}
-
-impl Cause {
-    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
-    }
-}
-
-/// The end of a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ending {
-    pub cause: Cause,
-    pub at: DateTime<Utc>,
-    /// The terminal condition stands in the status already, or can no longer be waited for.
-    pub announced: bool,
-}
 
 /// What a new pod is made of, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,44 +55,24 @@ pub(super) enum Decision {
 
 /// Whether there is nothing left to do about an object, ever (`retention: Retain`) or yet.
 pub(super) fn is_tombstone(session: &DebugSession, identity: &Identity, now: DateTime<Utc>) -> bool {
-    let stalled = turn::holds_condition(session, crate::api::conditions::STALLED);
-    turn::is_over(session) && !(stalled && now >= identity.expires_at) && !is_due_for_removal(session, now)
+    end::is_tombstone(session, identity, now) && !is_due_for_removal(session, now)
 }
 
 fn is_due_for_removal(session: &DebugSession, now: DateTime<Utc>) -> bool {
-    let ended_at = session.status.as_ref().and_then(|status| status.ended_at.as_ref());
+    let ended_at = session.state().and_then(|state| state.ended_at.as_ref());
     let after = session.spec.delete_after.as_deref().and_then(lifetime::parse_duration).unwrap_or(DEFAULT_DELETE_AFTER);
     let after = TimeDelta::from_std(after).unwrap_or(TimeDelta::days(1));
     session.spec.retention == Retention::Delete && ended_at.is_some_and(|ended| to_chrono(ended) + after <= now)
 }
 
-/// Whether the object never had a pod, as far as its status says.
-pub(super) fn has_no_pod_yet(session: &DebugSession) -> bool {
-    session.status.as_ref().is_none_or(|status| status.pod.is_none())
-}
-
-/// Whether, and why, the session is over for reasons that need no look at the cluster. Once ended, always ended.
-pub(super) fn ending(session: &DebugSession, identity: &Identity, now: DateTime<Utc>) -> Option<Ending> {
-    let status = session.status.as_ref();
-    if let Some(ended_at) = status.and_then(|status| status.ended_at.as_ref()) {
-        let word = status.and_then(|status| status.end_reason.as_deref()).unwrap_or_default();
-        let open = status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == OPEN);
-        let message = open.map(|open| open.message.clone()).unwrap_or_default();
-        let cause = Cause::new(Reason::parse(word).unwrap_or(Reason::PodFailed), message);
-        return Some(Ending { cause, at: to_chrono(ended_at), announced: true });
+/// What the words about a session's pod are about.
+fn about(settings: &Settings) -> About {
+    About {
+        kind: DebugSession::KIND,
+        memory: "spec.resources.limits.memory",
+        storage: "spec.resources.limits.ephemeral-storage",
+        by_volume: settings.configuration.sessions.agent == AgentDelivery::ImageVolume,
     }
-    let announced = now > identity.expires_at + ANNOUNCE_PATIENCE;
-    let end = |reason, message: &str, at| Some(Ending { cause: Cause::new(reason, message), at, announced });
-    if now >= identity.expires_at {
-        return end(Reason::Expired, "the session's time is over", identity.expires_at);
-    }
-    if session.metadata.deletion_timestamp.is_some() {
-        return end(Reason::Deleted, "the object is being deleted", now);
-    }
-    if session.spec.end {
-        return end(Reason::EndRequested, "spec.end was set", now);
-    }
-    None
 }
 
 /// Decides.
@@ -132,20 +89,15 @@ pub(super) fn decide(observed: &Observed, settings: &Settings, now: DateTime<Utc
         }
         return Decision::End(ending, pod.cloned().map(Box::new));
     }
-    let recorded = session.status.as_ref().and_then(|status| status.pod.as_ref());
-    let lost = recorded.is_some_and(|recorded| pod.and_then(|pod| pod.metadata.uid.as_ref()) != Some(&recorded.uid));
-    if lost {
-        return end(Cause::new(
-            Reason::PodGone,
-            "somebody deleted the session's pod; a session never gets another: create a new DebugSession",
-        ));
+    if let Some(cause) = lost(session, pod) {
+        return end(cause);
     }
     if let Err(problem) = &observed.isolation {
         let cause = Cause::new(Reason::NamespaceNotIsolated, problem);
         return if pod.is_some() { end(cause) } else { Decision::Hold(cause) };
     }
     if let Some(pod) = pod {
-        return match look(session, pod, observed, settings, now) {
+        return match look(session, about(settings), pod, &observed.events, settings, now) {
             PodState::Over(cause) => end(cause),
             state => Decision::Keep(Box::new(pod.clone()), state),
         };
@@ -161,31 +113,6 @@ pub(super) fn decide(observed: &Observed, settings: &Settings, now: DateTime<Utc
     match plan(session, &observed.identity, read, settings) {
         Ok(plan) => Decision::Create(Box::new(plan)),
         Err(cause) => Decision::Hold(cause),
-    }
-}
-
-/// Whether a pod is this object's: the label says so, and the name, under which it was read, is made of the same UID.
-pub(super) fn is_own(pod: &Pod, uid: &str) -> bool {
-    pod.metadata.labels.as_ref().and_then(|labels| labels.get(OWNER_UID)).is_some_and(|owner| owner == uid)
-}
-
-/// The pod's own state, and on top of it what the gateways say of its agent.
-fn look(session: &DebugSession, pod: &Pod, observed: &Observed, settings: &Settings, now: DateTime<Utc>) -> PodState {
-    let state = pod_state::read(pod, &observed.events, settings, now);
-    let PodState::Running { since } = state else { return state };
-    let link = session.status.as_ref().and_then(|status| status.link.as_ref());
-    let link = link.filter(|link| Some(&link.pod_uid) == pod.metadata.uid.as_ref());
-    match link.map(|link| (link.state, link.message.as_deref().unwrap_or_default())) {
-        Some((LinkState::Ready, _)) => PodState::Open,
-        Some((LinkState::NotIsolated, message)) => PodState::Over(Cause::new(
-            Reason::NetworkNotIsolated,
-            format!("the pod could reach what must be closed ({message}): check that the network plugin enforces NetworkPolicy"),
-        )),
-        None if now - since >= LINK_PATIENCE => PodState::Starting(Cause::new(
-            Reason::LinkFailed,
-            "the pod runs, but its agent has not reached a gateway: check that the gateways run and that the network policy opens their link port",
-        )),
-        None => PodState::Starting(Cause::new(Reason::Starting, "the pod runs; waiting for its agent")),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Who may enter a session, and what they may do there: a pure function of what the client proved, the object as it is
 //! now, the configuration and the time. Evaluated again whenever the object changes.
 
-use crate::api::DebugSession;
+use crate::api::AnySession;
+use crate::api::breakglass_vm::Verb;
 use crate::api::conditions::{OPEN, Reason};
-use crate::api::debug_session::{Capability, Phase};
+use crate::api::session::{Capability, Phase};
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -48,15 +49,23 @@ impl Credential {
 /// What an authorized client may do. Only [`authorize`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorized {
+    object_kind: &'static str,
     object_uid: String,
     expires_at: DateTime<Utc>,
     idle_timeout: Option<Duration>,
     allowed: Vec<Capability>,
+    verbs: Vec<Verb>,
     terminal: bool,
     forced_command: Option<String>,
 }
 
 impl Authorized {
+    /// Kind of the object.
+    #[must_use]
+    pub const fn object_kind(&self) -> &'static str {
+        self.object_kind
+    }
+
     /// UID of the object.
     #[must_use]
     pub fn object_uid(&self) -> &str {
@@ -79,6 +88,12 @@ impl Authorized {
     #[must_use]
     pub fn allows(&self, capability: Capability) -> bool {
         self.allowed.contains(&capability)
+    }
+
+    /// The power verbs that may be run.
+    #[must_use]
+    pub fn verbs(&self) -> &[Verb] {
+        &self.verbs
     }
 
     /// Whether terminals are allowed (a certificate may leave them out).
@@ -130,10 +145,11 @@ impl Denied {
 
 /// The deadline of an object, from its creation and its immutable spec alone. `None` for an object the API server has not stored.
 #[must_use]
-pub fn deadline(object: &DebugSession, cap: Duration) -> Option<DateTime<Utc>> {
-    let created = to_chrono(object.metadata.creation_timestamp.as_ref()?)?;
-    let ttl = parse_duration(&object.spec.ttl)?;
-    let limit = match &object.spec.not_after {
+pub fn deadline(object: &AnySession, cap: Duration) -> Option<DateTime<Utc>> {
+    let created = to_chrono(object.metadata().creation_timestamp.as_ref()?)?;
+    let terms = object.terms();
+    let ttl = parse_duration(terms.ttl)?;
+    let limit = match terms.not_after {
         Some(time) => Some(to_chrono(time)?),
         None => None,
     };
@@ -150,18 +166,20 @@ fn to_chrono(time: &Time) -> Option<DateTime<Utc>> {
 /// See [`Denied`].
 pub fn authorize(
     credential: &Credential,
-    object: &DebugSession,
+    object: &AnySession,
     configuration: &Configuration,
     source: IpAddr,
     now: DateTime<Utc>,
 ) -> Result<Authorized, Denied> {
     let expires_at = alive(object, configuration, now)?;
-    let access = &object.spec.access;
+    let access = object.terms().access;
     let mut authorized = Authorized {
-        object_uid: object.metadata.uid.clone().unwrap_or_default(),
+        object_kind: object.kind(),
+        object_uid: object.metadata().uid.clone().unwrap_or_default(),
         expires_at,
         idle_timeout: access.idle_timeout.as_deref().and_then(parse_duration),
-        allowed: access.allow.clone(),
+        allowed: object.allowed(),
+        verbs: object.verbs(),
         terminal: true,
         forced_command: None,
     };
@@ -181,18 +199,18 @@ pub fn authorize(
 }
 
 /// The object's deadline, if it is alive.
-fn alive(object: &DebugSession, configuration: &Configuration, now: DateTime<Utc>) -> Result<DateTime<Utc>, Denied> {
-    if object.metadata.deletion_timestamp.is_some() {
+fn alive(object: &AnySession, configuration: &Configuration, now: DateTime<Utc>) -> Result<DateTime<Utc>, Denied> {
+    if object.metadata().deletion_timestamp.is_some() {
         return Err(Denied::Deleted);
     }
     let deadline = deadline(object, configuration.ttl_cap()).ok_or_else(|| Denied::Ended("its ttl is not valid".into()))?;
     if now >= deadline {
         return Err(Denied::Expired);
     }
-    if object.spec.end {
+    if object.terms().end {
         return Err(Denied::Ended(Reason::EndRequested.as_str().into()));
     }
-    if let Some(status) = &object.status
+    if let Some(status) = object.state()
         && matches!(status.phase, Some(Phase::Ended | Phase::Failed))
     {
         let open = status.conditions.iter().find(|condition| condition.type_ == OPEN);
@@ -273,9 +291,9 @@ mod tests {
     }
 
     /// A session that has 20 of its 30 minutes left, changed by `change`.
-    fn decide(key: &str, change: impl FnOnce(&mut DebugSession)) -> Result<Authorized, Denied> {
+    fn decide(key: &str, change: impl FnOnce(&mut crate::api::DebugSession)) -> Result<Authorized, Denied> {
         let created = (now() - TimeDelta::minutes(10)).to_rfc3339();
-        let mut object: DebugSession = serde_json::from_value(serde_json::json!({
+        let mut object: crate::api::DebugSession = serde_json::from_value(serde_json::json!({
             "apiVersion": "sandglass.dev/v1alpha1", "kind": "DebugSession",
             "metadata": { "name": "x", "namespace": "ci", "uid": "u", "creationTimestamp": created },
             "spec": { "source": { "image": "i" }, "requester": "r", "access": { "authorizedKeys": [KEY] } }
@@ -285,7 +303,7 @@ mod tests {
         let configuration =
             Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\nrecording: { mode: Off }\n").expect("valid");
         let Ok(key) = PublicKey::from_openssh(key) else { return Err(Denied::NoAccess) };
-        authorize(&Credential::Key(key), &object, &configuration, "192.0.2.1".parse().expect("address"), now())
+        authorize(&Credential::Key(key), &AnySession::Debug(Box::new(object)), &configuration, "192.0.2.1".parse().expect("address"), now())
     }
 
     #[test]
@@ -305,7 +323,7 @@ mod tests {
         assert_eq!(decide(KEY, |object| object.spec.not_after = Some(time(now()))), Err(Denied::Expired));
         assert!(matches!(decide(KEY, |object| object.spec.end = true), Err(Denied::Ended(_))));
         assert_eq!(decide(KEY, |object| object.metadata.deletion_timestamp = Some(time(now()))), Err(Denied::Deleted));
-        let failed = |object: &mut DebugSession| {
+        let failed = |object: &mut crate::api::DebugSession| {
             let status = serde_json::json!({ "phase": "Failed", "endReason": "OutOfMemory" });
             object.status = Some(serde_json::from_value(status).expect("status"));
         };

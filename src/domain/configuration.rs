@@ -21,10 +21,16 @@ pub struct Configuration {
     /// Namespace of the session pods; nothing else may live there.
     #[serde(default = "default_debug_namespace")]
     pub debug_namespace: String,
+    /// Namespace of the recovery pods; nothing else may live there.
+    #[serde(default = "default_vm_namespace")]
+    pub vm_namespace: String,
     /// Where users and agents find the gateway.
     pub gateway: Gateway,
     /// What sessions look like.
     pub sessions: Sessions,
+    /// What recovery pods look like.
+    #[serde(default)]
+    pub recoveries: Recoveries,
     /// Which images may run, by prefix. Empty: none may, and every session is refused with `ImageNotAllowed`.
     #[serde(default)]
     pub allowed_images: Vec<AllowedImage>,
@@ -139,6 +145,37 @@ pub struct Sessions {
     pub must_be_closed: Vec<SocketAddr>,
 }
 
+/// What recovery pods look like. Their image is `sessions.agentImage`; they tolerate every taint.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Recoveries {
+    /// Priority class of the pods.
+    pub priority_class: String,
+    /// Labels of nodes to keep away from, beside `spec.placement`.
+    pub avoid_node_labels: Vec<String>,
+    /// Names of image pull Secrets that lie in the namespace of the recovery pods.
+    pub image_pull_secrets: Vec<String>,
+    /// User and group of the pods.
+    pub user: i64,
+    /// Limits of the pods.
+    pub limits: BTreeMap<LimitName, Quantity>,
+    /// Networks in which Vault, machines and hypervisors may lie: an object that names another address is refused. Empty: none may.
+    pub allowed_networks: Vec<IpNet>,
+}
+
+impl Default for Recoveries {
+    fn default() -> Self {
+        Self {
+            priority_class: "sandglass-breakglass".into(),
+            avoid_node_labels: Vec::new(),
+            image_pull_secrets: Vec::new(),
+            user: 10002,
+            limits: limits("1", "256Mi", "64Mi"),
+            allowed_networks: Vec::new(),
+        }
+    }
+}
+
 /// How the agent gets into the pod.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub enum AgentDelivery {
@@ -182,6 +219,9 @@ impl Default for LoginLimits {
 
 fn default_debug_namespace() -> String {
     "sandglass-debug".into()
+}
+fn default_vm_namespace() -> String {
+    "sandglass-vm".into()
 }
 const fn default_ssh_port() -> u16 {
     2222
@@ -254,6 +294,10 @@ impl Configuration {
 
     fn check(&self) -> Result<(), ConfigurationError> {
         check_label("debugNamespace", &self.debug_namespace)?;
+        check_label("vmNamespace", &self.vm_namespace)?;
+        if self.vm_namespace == self.debug_namespace {
+            return Err(refuse("vmNamespace", "must differ from debugNamespace: their pods have different rights"));
+        }
         if self.gateway.host.is_empty() || self.gateway.host.contains(char::is_whitespace) {
             return Err(refuse("gateway.host", "must be a host name or an address"));
         }
@@ -261,6 +305,7 @@ impl Configuration {
             return Err(refuse("gateway.port", "must be between 1 and 65535"));
         }
         self.sessions.check()?;
+        self.recoveries.check()?;
         self.recording.check()?;
         self.page.as_ref().map_or(Ok(()), Page::check)?;
         for (index, allowed) in self.allowed_images.iter().enumerate() {
@@ -283,6 +328,20 @@ impl Configuration {
         }
         if self.login.at_once == 0 || self.login.at_once_per_source == 0 || self.login.seconds == 0 {
             return Err(refuse("login", "atOnce, atOncePerSource and seconds must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
+impl Recoveries {
+    fn check(&self) -> Result<(), ConfigurationError> {
+        if !(1..=i64::from(i32::MAX)).contains(&self.user) {
+            return Err(refuse("recoveries.user", "must be a user number above zero"));
+        }
+        for name in [LimitName::Cpu, LimitName::Memory, LimitName::EphemeralStorage] {
+            if self.limits.get(&name).and_then(thousandths).is_none_or(|value| value == 0) {
+                return Err(refuse(format!("recoveries.limits.{}", name.as_str()), "must be a quantity above zero, e.g. 256Mi"));
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ pub mod environment;
 pub mod images;
 pub mod lifetime;
 pub mod names;
+pub mod power;
 pub mod quantity;
 pub mod recording;
 pub mod secret;

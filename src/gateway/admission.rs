@@ -2,8 +2,8 @@
 
 use super::Gateway;
 use super::report::{Event, Report};
-use crate::api::DebugSession;
-use crate::api::debug_session::LinkState;
+use crate::api::AnySession;
+use crate::api::session::LinkState;
 use crate::domain::access::deadline;
 use crate::domain::names::ObjectName;
 use crate::link::message::ToGateway;
@@ -36,7 +36,7 @@ impl<R> Admission<R> {
 
 impl<R: TokenReviewer> Admission<R> {
     /// The session that names this pod. A new pod's agent may be faster than the news of its name in status: it is waited for.
-    async fn session_of(&self, pod_uid: &str) -> Option<Arc<DebugSession>> {
+    async fn session_of(&self, pod_uid: &str) -> Option<Arc<AnySession>> {
         let directory = &self.gateway.directory;
         let mut changes = directory.subscribe();
         let known = async {
@@ -63,32 +63,39 @@ impl<R: TokenReviewer> Authority for Admission<R> {
         // The API server answers from a cache: a deleted pod's token passes for a while. The session decides.
         let session = self.session_of(&pod_uid).await.ok_or_else(|| denied("no session has this pod"))?;
         let end = deadline(&session, self.gateway.configuration.ttl_cap()).ok_or_else(|| denied("the session has no deadline"))?;
-        let status = session.status.as_ref();
-        if (self.gateway.now)() >= end || session.spec.end || status.is_some_and(|status| status.ended_at.is_some()) {
+        let ended = session.state().is_some_and(|state| state.ended_at.is_some());
+        if (self.gateway.now)() >= end || session.terms().end || ended {
             return Err(denied("the session is over"));
         }
-        if session.metadata.deletion_timestamp.is_some() {
+        if session.metadata().deletion_timestamp.is_some() {
             return Err(denied("the session is being deleted"));
         }
+        let metadata = session.metadata();
         Ok(Admitted {
             pod_uid,
-            namespace: session.metadata.namespace.clone().unwrap_or_default(),
-            name: session.metadata.name.clone().unwrap_or_default(),
+            kind: session.kind(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
         })
     }
 
     async fn report(&self, pod: &Admitted, message: &ToGateway) {
-        let (state, message) = match message {
-            ToGateway::Ready => (LinkState::Ready, None),
+        let (state, reason, message) = match message {
+            ToGateway::Ready => (LinkState::Ready, None, None),
             ToGateway::NotIsolated { address } => {
                 let text = format!(
                     "the pod could reach {address}, which must be closed: the network plugin does not enforce the namespace's NetworkPolicy"
                 );
-                (LinkState::NotIsolated, Some(text))
+                (LinkState::NotIsolated, None, Some(text))
+            }
+            ToGateway::Held { last, reason, message } => {
+                let state = if *last { LinkState::Refused } else { LinkState::Waiting };
+                (state, Some(reason.clone()), Some(message.clone()))
             }
             ToGateway::Refused { .. } => return,
         };
         let session = ObjectName { namespace: pod.namespace.clone(), name: pod.name.clone() };
-        self.gateway.reports.send(Report { session, event: Event::Link { pod_uid: pod.pod_uid.clone(), state, message } });
+        let event = Event::Link { pod_uid: pod.pod_uid.clone(), state, reason, message };
+        self.gateway.reports.send(Report { kind: pod.kind, session, event });
     }
 }

@@ -1,16 +1,16 @@
 //! One SSH channel: a task of its own between the user's side ([`Shared`], [`Output`]) and a WebSocket of the pod's agent.
 
-use super::connection::{Connection, in_words};
+use super::connection::{Connection, Login, in_words};
 use super::handler::MOST_CHANNELS;
 use super::inbox::{Budget, Inbox, Input};
 use super::metrics::Kind;
 use super::output::{Output, Stream};
+use super::power::Run;
 use super::sight::Sight;
 use super::waiting::linked_pod;
 use super::{EXIT_CUT, EXIT_NOT_STARTED};
-use crate::domain::names::ObjectName;
 use crate::link::frame;
-use crate::link::message::{Exit, Process, Size, Start};
+use crate::link::message::{Exit, Size, Start};
 use crate::link::registry::{CancelGuard, OpenChannel};
 use crate::link::server::ChannelSocket;
 use crate::recording::audit::Ending;
@@ -75,8 +75,8 @@ pub fn shared(budget: &Arc<Budget>) -> (Arc<Shared>, Ends) {
 pub struct Channel {
     /// The connection.
     pub connection: Arc<Connection>,
-    /// The session.
-    pub session: ObjectName,
+    /// Who is served, and what they logged in to.
+    pub login: Login,
     /// The user's side, in.
     pub shared: Arc<Shared>,
     /// The task's ends of it.
@@ -93,14 +93,14 @@ type Sink = SplitSink<ChannelSocket, Message>;
 type Incoming = SplitStream<ChannelSocket>;
 
 impl Channel {
-    /// Runs a process in the pod for the user, from waiting for the pod to the exit status.
-    pub async fn run_process(mut self, process: Process) {
+    /// Runs a process in the pod, or a power verb through it, for the user: from waiting for the pod to the exit status.
+    pub async fn run(mut self, start: Start) {
         let closed = self.shared.closed.clone();
         let mut cut = self.connection.cut.subscribe();
         let mut overflow = self.shared.overflow.subscribe();
         let reason = tokio::select! {
             () = closed.cancelled() => None,
-            () = self.serve_process(process) => None,
+            () = self.serve(start) => None,
             reason = cut.wait_for(Option::is_some) => reason.ok().and_then(|reason| reason.clone()),
             reason = overflow.wait_for(Option::is_some) => reason.ok().and_then(|reason| reason.clone()),
         };
@@ -110,9 +110,9 @@ impl Channel {
         self.forget();
     }
 
-    async fn serve_process(&mut self, process: Process) {
+    async fn serve(&mut self, start: Start) {
         let began = Instant::now();
-        let linked = async { Ok(linked_pod(&self.connection.gateway, &self.session, Some(&self.output)).await) };
+        let linked = async { Ok(linked_pod(&self.connection.gateway, &self.login, Some(&self.output)).await) };
         let pod = match tokio::try_join!(linked, self.output.sight().is_recorded()) {
             Ok((pod, ())) => pod,
             Err(unrecorded) => return self.refuse(&unrecorded).await,
@@ -123,15 +123,22 @@ impl Channel {
             return self.refuse(&unrecorded).await;
         }
         self.greet().await;
-        let opened = self.connection.gateway.registry.open(&pod, Start::Process(process)).await;
+        let mut run = match &start {
+            Start::Power { verb } => Some(Run::new(verb, self.connection.evidence(self.output.id().into()))),
+            _ => None,
+        };
+        let opened = self.connection.gateway.registry.open(&pod, start).await;
         let exit = match opened {
             Ok(OpenChannel { socket, guard }) => {
-                let exit = self.bridge(socket, &pod).await;
+                let exit = self.bridge(socket, &pod, run.as_mut()).await;
                 drop(guard);
                 exit
             }
             Err(failure) => Some(Exit::Failed(failure.to_string())),
         };
+        if let Some(run) = run {
+            return self.conclude(run, exit).await;
+        }
         let exit = if let Some(exit) = exit {
             exit
         } else {
@@ -143,6 +150,36 @@ impl Channel {
             let _ = self.output.say(message).await;
         }
         self.output.finish(&exit).await;
+    }
+
+    /// Tells what became of a power verb: one line of JSON on standard output, and the exit code of a fence agent.
+    async fn conclude(&self, run: Run, exit: Option<Exit>) {
+        let broken = match &exit {
+            Some(Exit::Failed(message)) => Some(message.as_str()),
+            None => Some("the recovery's pod is gone"),
+            _ => None,
+        };
+        let ended = run.end(broken).await;
+        self.output.sight().powered(&ended);
+        let _ = self.output.send(Stream::Out, ended.line().into()).await;
+        if ended.succeeded.is_none() {
+            let _ = self.output.say(&ended.message).await;
+        }
+        let code = match exit {
+            Some(Exit::Code(code)) if ended.succeeded.is_some() => code,
+            _ => 1,
+        };
+        self.output.finish(&Exit::Code(code)).await;
+    }
+
+    /// Says no to a command, as its only output.
+    pub async fn run_refused(self, reason: String) {
+        let _ = tokio::time::timeout(LAST_WORDS, async {
+            let _ = self.output.say(&reason).await;
+            self.output.finish(&Exit::Code(1)).await;
+        })
+        .await;
+        self.forget();
     }
 
     /// What cannot be recorded is not started.
@@ -160,13 +197,13 @@ impl Channel {
     }
 
     /// Carries frames both ways until the process ended; `None` when the pod's side broke.
-    async fn bridge(&mut self, socket: ChannelSocket, pod: &str) -> Option<Exit> {
+    async fn bridge(&mut self, socket: ChannelSocket, pod: &str, run: Option<&mut Run>) -> Option<Exit> {
         let (sink, incoming) = socket.split();
         let Self { connection, shared, ends, output, handle, agent_forward, .. } = self;
         let forward =
             agent_forward.then(|| AgentForward { connection: Arc::clone(connection), handle: handle.clone(), pod: pod.to_owned() });
         tokio::select! {
-            exit = outward(incoming, output, connection, forward) => exit,
+            exit = outward(incoming, output, connection, forward, run) => exit,
             never = inward(sink, shared, ends, output.sight()) => match never {},
             never = notices(connection, output) => match never {},
         }
@@ -197,7 +234,7 @@ impl Channel {
     }
 
     async fn serve_connect(&mut self, reply: ChannelOpenHandle, host: String, port: u16) {
-        let wait = async { Ok(linked_pod(&self.connection.gateway, &self.session, None).await) };
+        let wait = async { Ok(linked_pod(&self.connection.gateway, &self.login, None).await) };
         let wait = async { tokio::try_join!(wait, self.output.sight().is_recorded()) };
         let opened = match tokio::time::timeout(FORWARD_PATIENCE, wait).await {
             Ok(Err(unrecorded)) => Err(unrecorded.to_string()),
@@ -210,7 +247,7 @@ impl Channel {
         match opened {
             Ok((pod, OpenChannel { socket, guard })) => {
                 reply.accept().await;
-                self.bridge(socket, &pod).await;
+                self.bridge(socket, &pod, None).await;
                 drop(guard);
             }
             // 2 is SSH_OPEN_CONNECT_FAILED (RFC 4254, 5.1), with our words.
@@ -225,7 +262,13 @@ impl Channel {
 }
 
 /// From the pod to the user, until the process's status or the end of the stream.
-async fn outward(mut incoming: Incoming, output: &Output, connection: &Connection, forward: Option<AgentForward>) -> Option<Exit> {
+async fn outward(
+    mut incoming: Incoming,
+    output: &Output,
+    connection: &Connection,
+    forward: Option<AgentForward>,
+    mut run: Option<&mut Run>,
+) -> Option<Exit> {
     while let Some(Ok(message)) = incoming.next().await {
         connection.touch();
         let Message::Binary(data) = message else { continue };
@@ -234,6 +277,13 @@ async fn outward(mut incoming: Incoming, output: &Output, connection: &Connectio
             _ if payload.is_empty() => {}
             frame::STDOUT => output.send(Stream::Out, payload).await.ok()?,
             frame::STDERR => output.send(Stream::Error, payload).await.ok()?,
+            frame::POWER => {
+                if let Some(run) = &mut run {
+                    for words in run.take(&payload).await {
+                        output.say(&words).await.ok()?;
+                    }
+                }
+            }
             frame::KEYSTROKES => output.sight().typed(payload),
             frame::STATUS => return serde_json::from_slice(&payload).ok(),
             frame::CLOSE => output.end().await.ok()?,
@@ -327,7 +377,7 @@ async fn join_agent(connection: Arc<Connection>, handle: Handle, pod: &str, numb
     let sight = Sight::agent(&connection, write.id().into());
     let output = Output::new(write, handle.clone(), false, Arc::clone(&connection), sight);
     connection.channels().insert(output.id(), Arc::clone(&shared));
-    let mut channel = Channel { connection, session: login.session, shared, ends, output, handle, agent_forward: false };
+    let mut channel = Channel { connection, login, shared, ends, output, handle, agent_forward: false };
     let closed = channel.shared.closed.clone();
     let mut cut = channel.connection.cut.subscribe();
     let serve = async {
@@ -337,7 +387,7 @@ async fn join_agent(connection: Arc<Connection>, handle: Handle, pod: &str, numb
         let opened = channel.connection.gateway.registry.open(pod, Start::AgentConnection { connection: number }).await;
         if let Ok(OpenChannel { socket, guard }) = opened {
             let _guard: CancelGuard = guard;
-            channel.bridge(socket, pod).await;
+            channel.bridge(socket, pod, None).await;
         }
     };
     tokio::select! { () = serve => {} () = closed.cancelled() => {} _ = cut.wait_for(Option::is_some) => {} }

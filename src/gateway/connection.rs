@@ -3,10 +3,12 @@
 use super::channel::Shared;
 use super::report::{Event, Report};
 use super::{Gateway, socket};
-use crate::api::DebugSession;
+use crate::api::AnySession;
+use crate::api::debug_session::Build;
 use crate::domain::access::{Authorized, Credential, Denied, authorize};
 use crate::domain::names::ObjectName;
 use crate::recording::audit::AuditEvent;
+use crate::recording::evidence::Evidence;
 use crate::recording::manifest::About;
 use crate::recording::recorder::Recorder;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -59,7 +61,7 @@ pub struct Connection {
     /// What was decided before the recording began.
     decisions: Mutex<Vec<AuditEvent>>,
     /// From the login on, where recording is required. Ends with the last task that holds this connection.
-    recorder: OnceLock<Recorder>,
+    recorder: OnceLock<(Recorder, About)>,
     last_byte: AtomicI64,
 }
 
@@ -123,13 +125,16 @@ impl Connection {
     /// Begins the recording of whoever logged in, where it is required; gives its address.
     pub fn record(&self, login: &Login) -> Option<String> {
         let archive = self.gateway.archive.as_ref()?;
-        let object = self.gateway.directory.get(&login.session)?;
-        let build = object.spec.build.clone().unwrap_or_default();
+        let object = self.gateway.directory.of_uid(&login.session, login.authorized.object_uid())?;
+        let build = match &*object {
+            AnySession::Debug(session) => session.spec.build.clone().unwrap_or_default(),
+            AnySession::Vm(_) => Build::default(),
+        };
         let about = About {
             namespace: login.session.namespace.clone(),
             name: login.session.name.clone(),
             uid: login.authorized.object_uid().to_owned(),
-            requester: object.spec.requester.clone(),
+            requester: object.terms().requester.to_owned(),
             commit: build.commit,
             pull_request: build.pull_request,
             run: build.run,
@@ -138,13 +143,19 @@ impl Connection {
             certificate: login.credential.certificate(),
         };
         let decisions = std::mem::take(&mut *self.decisions.lock().unwrap_or_else(PoisonError::into_inner));
-        let (recorder, address) = archive.begin(&self.id, about, &decisions);
-        self.recorder.set(recorder).ok().map(|()| address)
+        let (recorder, address) = archive.begin(&self.id, about.clone(), &decisions);
+        self.recorder.set((recorder, about)).ok().map(|()| address)
     }
 
     /// The recording, where there is one.
     pub fn recorder(&self) -> Option<&Recorder> {
-        self.recorder.get()
+        self.recorder.get().map(|(recorder, _)| recorder)
+    }
+
+    /// A place for the evidence of a power verb on `channel`, where recordings are kept.
+    pub fn evidence(&self, channel: u32) -> Option<Evidence> {
+        let (_, about) = self.recorder.get()?;
+        Some(self.gateway.archive.as_ref()?.evidence(about, &self.id, channel))
     }
 
     /// Whether channels may be opened: where recording is required, it has begun.
@@ -166,22 +177,30 @@ impl Connection {
         self.last_byte.store((self.gateway.now)().timestamp(), Ordering::Relaxed);
     }
 
-    /// Decides about a credential with the session as it is now.
+    /// Decides about a credential with the objects of that name as they are now: the first that lets it in counts.
     ///
     /// # Errors
     /// Why it has no access.
     pub fn decide(&self, session: &ObjectName, credential: &Credential) -> Result<Authorized, Denied> {
-        let object: Arc<DebugSession> = self.gateway.directory.get(session).ok_or(Denied::Deleted)?;
-        authorize(credential, &object, &self.gateway.configuration, self.source(), (self.gateway.now)())
+        let mut refusal = None;
+        for object in self.gateway.directory.named(session) {
+            match self.decide_about(&object, credential) {
+                Ok(authorized) => return Ok(authorized),
+                Err(denied) => refusal = refusal.or(Some(denied)),
+            }
+        }
+        Err(refusal.unwrap_or(Denied::Deleted))
+    }
+
+    fn decide_about(&self, object: &AnySession, credential: &Credential) -> Result<Authorized, Denied> {
+        authorize(credential, object, &self.gateway.configuration, self.source(), (self.gateway.now)())
     }
 
     /// The same for whoever is logged in; an object of the same name but another UID is another session.
     fn decide_again(&self) -> Result<Authorized, Denied> {
         let login = self.login().ok_or(Denied::NoAccess)?;
-        let authorized = self.decide(&login.session, &login.credential)?;
-        if authorized.object_uid() != login.authorized.object_uid() {
-            return Err(Denied::Deleted);
-        }
+        let object = self.gateway.directory.of_uid(&login.session, login.authorized.object_uid()).ok_or(Denied::Deleted)?;
+        let authorized = self.decide_about(&object, &login.credential)?;
         if let Some(login) = self.login_slot().as_mut() {
             login.authorized = authorized.clone();
         }
@@ -283,7 +302,11 @@ pub async fn watch_over(connection: Arc<Connection>, handle: russh::server::Hand
         recorder.set_end_reason(&reason);
     }
     // The report first: a replica that drains goes by the gauge.
-    gateway.reports.send(Report { session: login.session, event: Event::Disconnected { id: connection.id.clone(), at: (gateway.now)() } });
+    gateway.reports.send(Report {
+        kind: login.authorized.object_kind(),
+        session: login.session,
+        event: Event::Disconnected { id: connection.id.clone(), at: (gateway.now)() },
+    });
     gateway.metrics.connections.dec();
 }
 
@@ -326,7 +349,7 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ test";
 
     fn decision(now: DateTime<Utc>, left: i64, idle: Option<&str>) -> Result<Authorized, Denied> {
-        let mut object: DebugSession = serde_json::from_value(serde_json::json!({
+        let mut object: crate::api::DebugSession = serde_json::from_value(serde_json::json!({
             "apiVersion": "sandglass.dev/v1alpha1", "kind": "DebugSession",
             "metadata": { "name": "x", "namespace": "ci", "uid": "u", "creationTimestamp": (now + TimeDelta::seconds(left) - TimeDelta::minutes(30)).to_rfc3339() },
             "spec": { "source": { "image": "i" }, "requester": "r", "access": { "authorizedKeys": [KEY] } }
@@ -336,7 +359,7 @@ mod tests {
         let configuration =
             Configuration::parse("gateway: { host: h }\nsessions: { agentImage: i }\nrecording: { mode: Off }\n").expect("valid");
         let key = russh::keys::PublicKey::from_openssh(KEY).expect("key");
-        authorize(&Credential::Key(key), &object, &configuration, "192.0.2.1".parse().expect("address"), now)
+        authorize(&Credential::Key(key), &AnySession::Debug(Box::new(object)), &configuration, "192.0.2.1".parse().expect("address"), now)
     }
 
     fn now() -> DateTime<Utc> {

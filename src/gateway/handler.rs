@@ -7,11 +7,14 @@ use super::metrics::Kind;
 use super::output::{Output, signal_number};
 use super::report::{Event, Report};
 use super::sight::Sight;
-use crate::api::debug_session::{Capability, ConnectionRecord};
+use crate::api::BreakglassVM;
+use crate::api::breakglass_vm::Verb;
+use crate::api::session::{Capability, ConnectionRecord, Session as _};
 use crate::domain::access::{Credential, Denied};
 use crate::domain::names::ObjectName;
+use crate::domain::power;
 use crate::domain::recording::Keystrokes;
-use crate::link::message::{Process, Program, Size, Terminal};
+use crate::link::message::{Process, Program, Size, Start, Terminal};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
@@ -120,35 +123,71 @@ impl Client {
             }
             (None, program) => program,
         };
-        let kind = match &program {
-            Program::Shell => Kind::Shell,
-            Program::Command(_) => Kind::Command,
-            Program::Sftp => Kind::Sftp,
+        let verb = match &program {
+            Program::Command(command) if login.authorized.object_kind() == BreakglassVM::KIND => {
+                power::asked(command, login.authorized.verbs())
+            }
+            _ => None,
+        };
+        let kind = match (&verb, &program) {
+            (Some(_), _) => Kind::Power,
+            (None, Program::Shell) => Kind::Shell,
+            (None, Program::Command(_)) => Kind::Command,
+            (None, Program::Sftp) => Kind::Sftp,
         };
         self.connection.gateway.metrics.channel(kind);
         info!(connection = self.connection.id, session = %login.session, ?kind, terminal = prepared.terminal.is_some(), "channel");
         session.channel_success(id)?;
-        let handle = session.handle();
+        match verb {
+            Some(verb) => self.power(id, prepared, login, verb, session),
+            None => self.process(id, prepared, login, program, session),
+        }
+        Ok(())
+    }
+
+    fn process(&self, id: ChannelId, prepared: Prepared, login: Login, program: Program, session: &Session) {
         let agent_forward = prepared.agent_forward && login.authorized.allows(Capability::AgentForward);
         let terminal = prepared.terminal.is_some();
         let recording = &self.connection.gateway.configuration.recording;
         let keystrokes = terminal && self.connection.recorder().is_some() && recording.keystrokes == Keystrokes::Echoed;
-        let process = Process { program, terminal: prepared.terminal, environment: prepared.environment, agent_forward, keystrokes };
+        let Prepared { write, shared, ends, terminal: size, environment, .. } = prepared;
+        let process = Process { program, terminal: size, environment, agent_forward, keystrokes };
         let sight = Sight::process(&self.connection, id.into(), &process);
-        let _ = prepared.shared.sight.set(Arc::clone(&sight));
-        let output = Output::new(prepared.write, handle.clone(), terminal, Arc::clone(&self.connection), sight);
-        let channel = Channel {
-            connection: Arc::clone(&self.connection),
-            session: login.session,
-            shared: prepared.shared,
-            ends: prepared.ends,
-            output,
-            handle,
-            agent_forward,
-        };
-        tokio::spawn(channel.run_process(process));
-        Ok(())
+        let channel = self.begin(Begun { write, shared, ends, terminal, agent_forward }, login, sight, session);
+        tokio::spawn(channel.run(Start::Process(process)));
     }
+
+    fn power(&self, id: ChannelId, prepared: Prepared, login: Login, verb: Result<Verb, String>, session: &Session) {
+        let Prepared { write, shared, ends, terminal, .. } = prepared;
+        let begun = Begun { write, shared, ends, terminal: terminal.is_some(), agent_forward: false };
+        let word = verb.as_ref().map_or("", |verb| verb.word());
+        let sight = Sight::power(&self.connection, id.into(), word);
+        let channel = self.begin(begun, login, sight, session);
+        match verb {
+            Ok(verb) => drop(tokio::spawn(channel.run(Start::Power { verb: verb.word().to_owned() }))),
+            Err(reason) => {
+                self.connection.refused(Some(id), "power verb", &reason);
+                tokio::spawn(channel.run_refused(reason));
+            }
+        }
+    }
+
+    fn begin(&self, begun: Begun, login: Login, sight: Arc<Sight>, session: &Session) -> Channel {
+        let Begun { write, shared, ends, terminal, agent_forward } = begun;
+        let _ = shared.sight.set(Arc::clone(&sight));
+        let handle = session.handle();
+        let output = Output::new(write, handle.clone(), terminal, Arc::clone(&self.connection), sight);
+        Channel { connection: Arc::clone(&self.connection), login, shared, ends, output, handle, agent_forward }
+    }
+}
+
+/// A channel whose program is known.
+struct Begun {
+    write: ChannelWriteHalf<Msg>,
+    shared: Arc<Shared>,
+    ends: Ends,
+    terminal: bool,
+    agent_forward: bool,
 }
 
 impl Drop for Client {
@@ -214,7 +253,7 @@ impl Handler for Client {
             ended_at: None,
             recording,
         };
-        self.connection.gateway.reports.send(Report { session: login.session, event: Event::Connected(record) });
+        self.connection.gateway.reports.send(Report { kind: login.authorized.object_kind(), session: login.session, event: Event::Connected(record) });
         if let Some(logged_in) = self.logged_in.take() {
             let _ = logged_in.send(());
         }
@@ -267,7 +306,7 @@ impl Handler for Client {
         let handle = session.handle();
         let channel = Channel {
             connection: Arc::clone(&self.connection),
-            session: login.session,
+            login,
             shared,
             ends,
             output,

@@ -33,6 +33,8 @@ pub enum Kind {
     Shell,
     /// A command.
     Command,
+    /// A power verb.
+    Power,
     /// File transfer.
     Sftp,
     /// `ssh -L`.

@@ -12,6 +12,8 @@ pub mod limits;
 pub mod listener;
 pub mod metrics;
 pub mod output;
+pub mod power;
+pub mod power_once;
 pub mod report;
 pub mod sight;
 pub mod socket;

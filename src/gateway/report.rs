@@ -1,6 +1,6 @@
 //! What a gateway has to say about sessions. Whoever writes it into the objects' status listens at the other end.
 
-use crate::api::debug_session::{ConnectionRecord, LinkState};
+use crate::api::session::{ConnectionRecord, LinkState};
 use crate::domain::names::ObjectName;
 use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
@@ -8,7 +8,9 @@ use tokio::sync::mpsc;
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// The session.
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// Its name.
     pub session: ObjectName,
     /// What happened to it.
     pub event: Event,
@@ -23,7 +25,9 @@ pub enum Event {
         pod_uid: String,
         /// Its state.
         state: LinkState,
-        /// In words, where something is wrong.
+        /// What is wrong, or waited for: a reason of the `Open` condition.
+        reason: Option<String>,
+        /// The same in words.
         message: Option<String>,
     },
     /// Somebody logged in.

@@ -1,6 +1,7 @@
 //! What one channel shows and carries, as the recorder is told of it: between the channel's task, its output and the recording.
 
 use super::connection::Connection;
+use super::power::Ended;
 use crate::domain::recording::Keystrokes;
 use crate::link::message::{Exit, Process, Program, Size};
 use crate::recording::audit::{AuditEvent, Ending, Opening, TerminalSize, Traffic};
@@ -56,6 +57,21 @@ impl Sight {
         let terminal = terminal.map(|one| TerminalSize { name: one.name.clone(), width: one.size.width, height: one.size.height });
         sight.begin(Opening { kind: kind.into(), command, terminal });
         sight
+    }
+
+    /// A power verb.
+    #[must_use]
+    pub fn power(connection: &Arc<Connection>, channel: u32, verb: &str) -> Arc<Self> {
+        let sight = Self::new(connection, channel, View::Shown);
+        sight.begin(Opening { kind: "Power".into(), command: Some(format!("power {verb}")), terminal: None });
+        sight
+    }
+
+    /// What became of it.
+    pub fn powered(&self, ended: &Ended) {
+        if let Some(recorder) = self.recorder() {
+            recorder.audit(&ended.event(self.channel));
+        }
     }
 
     /// A forward of the user's.

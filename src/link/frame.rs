@@ -1,5 +1,5 @@
 //! Frames on a channel's WebSocket: binary, the first byte says which stream, as in Kubernetes' remote command
-//! protocol `v5.channel.k8s.io` (KEP-4006); [`SIGNAL`], [`AGENT_CONNECTION`] and [`KEYSTROKES`] are ours.
+//! protocol `v5.channel.k8s.io` (KEP-4006); [`SIGNAL`], [`AGENT_CONNECTION`] and what follows it are ours.
 
 use bytes::{Bytes, BytesMut};
 
@@ -19,6 +19,8 @@ pub const SIGNAL: u8 = 5;
 pub const AGENT_CONNECTION: u8 = 6;
 /// Process to user's recording: keystrokes that went into a terminal while its echo was on. Only where [`super::message::Process`] asks.
 pub const KEYSTROKES: u8 = 7;
+/// Hypervisor to gateway: a piece of what `sandglass-power` writes ([`super::record`]).
+pub const POWER: u8 = 8;
 /// One byte: the stream that ends (half-close).
 pub const CLOSE: u8 = 255;
 

@@ -40,6 +40,15 @@ pub enum ToGateway {
         /// The address, `IP:port`.
         address: SocketAddr,
     },
+    /// It cannot serve: not yet, or never.
+    Held {
+        /// Whether it will never, and ends.
+        last: bool,
+        /// In one word: a reason of the `Open` condition.
+        reason: String,
+        /// In words, with the cure; nothing secret.
+        message: String,
+    },
     /// A channel could not be started; its ticket will not be used.
     Refused {
         /// The ticket.
@@ -61,6 +70,11 @@ pub enum Start {
         host: String,
         /// Port.
         port: u16,
+    },
+    /// A power verb on the machine's hypervisor.
+    Power {
+        /// The word.
+        verb: String,
     },
     /// The other side of a connection to the forwarded ssh-agent socket.
     AgentConnection {

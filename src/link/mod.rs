@@ -1,9 +1,11 @@
 //! The link between a pod's agent and the gateway. Both ends share what is here: the messages, the frames, and the
 //! settings an agent starts with. No policy, no SSH, no Kubernetes.
 
+pub mod client;
 pub mod frame;
 pub mod message;
 pub mod read_ahead;
+pub mod record;
 #[cfg(feature = "server")]
 pub mod registry;
 #[cfg(feature = "server")]

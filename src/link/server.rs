@@ -32,6 +32,8 @@ pub type ChannelSocket = WebSocketStream<TlsStream<ReadAhead>>;
 pub struct Admitted {
     /// UID of the pod.
     pub pod_uid: String,
+    /// Kind of the session object.
+    pub kind: &'static str,
     /// Namespace of the session object.
     pub namespace: String,
     /// Name of the session object.
@@ -61,7 +63,7 @@ pub trait Authority: Send + Sync + 'static {
 const HANDSHAKES: usize = 1024;
 const HANDSHAKES_PER_SOURCE: usize = 32;
 /// What an agent may report on one link; one that says more is not ours.
-const REPORTS: u32 = 4;
+const REPORTS: u32 = 32;
 /// How long an agent may take to read a message.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Limit for TLS and the HTTP request.

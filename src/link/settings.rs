@@ -59,3 +59,103 @@ fn default_token_path() -> String {
 fn default_run_folder() -> String {
     RUN_FOLDER.into()
 }
+
+/// Name of the environment variable of a recovery pod.
+pub const RECOVERY_VARIABLE: &str = "SANDGLASS_RECOVERY";
+/// Folder of the projected token for Vault and nothing else.
+pub const VAULT_TOKEN_FOLDER: &str = "/run/sandglass-vault";
+/// Path of the projected token for Vault.
+pub const VAULT_TOKEN_PATH: &str = "/run/sandglass-vault/token";
+
+/// Everything a recovery pod needs to know. JSON in [`RECOVERY_VARIABLE`].
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RecoverySettings {
+    /// As [`AgentSettings::links`].
+    pub links: Vec<SocketAddr>,
+    /// The link CA's certificate, PEM.
+    pub certificate_authority: String,
+    /// Addresses that must be closed before the first channel is served.
+    pub must_be_closed: Vec<SocketAddr>,
+    /// End of the session.
+    pub expires_at: DateTime<Utc>,
+    /// The same as seconds from the pod's creation.
+    pub remaining_seconds: u32,
+    /// The machine.
+    pub target: Endpoint,
+    /// Its hypervisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hypervisor: Option<HypervisorEndpoint>,
+    /// Where the keys are.
+    pub vault: VaultEndpoint,
+    /// Path of the token for the link.
+    pub token_path: String,
+    /// Path of the token for Vault.
+    pub vault_token_path: String,
+    /// Writable folder.
+    pub run_folder: String,
+}
+
+/// An sshd, and what proves it.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: SocketAddr,
+    /// User to log in as.
+    pub user: String,
+    /// Its host keys, OpenSSH public key format.
+    pub host_keys: Vec<String>,
+    /// Where the key for it is.
+    pub key: KeyPlace,
+}
+
+/// A hypervisor.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HypervisorEndpoint {
+    /// Its sshd.
+    pub endpoint: Endpoint,
+    /// What it calls the machine.
+    pub vm: String,
+    /// Words of the verbs that may be run.
+    pub verbs: Vec<String>,
+}
+
+/// Where a key is had.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum KeyPlace {
+    /// A field of a KV v2 secret.
+    Kv {
+        /// Mount of the engine.
+        mount: String,
+        /// Path below it.
+        path: String,
+        /// Field.
+        field: String,
+    },
+    /// A key made in the pod and signed by an SSH engine.
+    Ssh {
+        /// Mount of the engine.
+        mount: String,
+        /// Role that signs.
+        role: String,
+        /// Principal of the certificate.
+        principal: String,
+    },
+}
+
+/// A Vault server, and as what to log in.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VaultEndpoint {
+    /// `https://IP:port`.
+    pub address: String,
+    /// Certificates that vouch for it, PEM.
+    pub certificate_authority: String,
+    /// Mount of the Kubernetes auth method.
+    pub auth_mount: String,
+    /// Role.
+    pub role: String,
+}

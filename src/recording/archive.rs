@@ -115,6 +115,11 @@ impl Archive {
         (recorder, address)
     }
 
+    /// The store's address.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// What is stored, for reading.
     #[must_use]
     pub fn library(&self) -> Library {

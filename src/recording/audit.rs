@@ -74,6 +74,30 @@ pub enum AuditEvent {
         #[serde(flatten)]
         bytes: Traffic,
     },
+    /// A power verb was run on a machine's hypervisor.
+    Power {
+        /// The channel's number.
+        channel: u32,
+        /// The verb.
+        verb: String,
+        /// What the hypervisor calls the machine.
+        vm: String,
+        /// `Succeeded`, `Failed`, `Refused`, or `Unknown` where no answer came.
+        state: String,
+        /// State of the machine before.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        before: Option<String>,
+        /// State of the machine after.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+        /// In words.
+        message: String,
+        /// Folder of the evidence.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        evidence: Option<String>,
+        /// The evidence.
+        items: Vec<super::evidence::Kept>,
+    },
     /// A process ended.
     Exit {
         /// The channel's number.
@@ -96,7 +120,7 @@ pub enum AuditEvent {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Opening {
-    /// `Shell`, `Command`, `Sftp`, `LocalForward` or `AgentForward`.
+    /// `Shell`, `Command`, `Power`, `Sftp`, `LocalForward` or `AgentForward`.
     pub kind: String,
     /// The command, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]

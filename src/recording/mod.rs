@@ -4,6 +4,7 @@
 pub mod archive;
 pub mod audit;
 pub mod cast;
+pub mod evidence;
 pub mod format;
 pub mod manifest;
 pub mod metrics;

@@ -1,18 +1,23 @@
 //! The wiring of `sandglass controller`: configuration and files in, tasks out.
 
 use anyhow::{Context as _, ensure};
+use kube::Client;
 use kube::runtime::reflector;
+use kube::runtime::reflector::store::Writer;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Health, Leadership, Site, Supervisor, metrics, serve, while_leading};
-use crate::debug_session::{self, Context, Metrics, Settings};
+use super::{Gate, Health, Leadership, Shutdown, Site, Supervisor, metrics, serve, while_leading};
+use crate::api::{BreakglassVM, DebugSession, names};
 use crate::domain::configuration::Configuration;
+use crate::api::session::Session;
 use crate::kubernetes::time::Clock;
 use crate::kubernetes::{Recorder, connect, connect_for_lease};
+use crate::lifecycle::{self, Base, Driver, Guarded, Metrics, Passes, Settings};
 use crate::sweeper::Sweeper;
+use crate::{breakglass_vm, debug_session};
 
 /// How long the passes under way may take after a signal.
 const DRAIN: Duration = Duration::from_secs(15);
@@ -49,40 +54,72 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let shutdown = supervisor.shutdown();
     let health = Health::default();
     let mut registry = metrics::registry();
-    let session_metrics = Metrics::register(&mut registry);
+    let passes = Passes::register(&mut registry);
+    let session_metrics = Metrics::register(&mut registry, DebugSession::KIND, "debug_sessions", &passes);
+    let recovery_metrics = Metrics::register(&mut registry, BreakglassVM::KIND, "breakglass_vms", &passes);
     let leadership = Leadership::register(&mut registry, options.namespace, LEASE.into(), options.identity.clone());
     let listed = health.gate("first list of sessions");
-    let recorder = Recorder::new(client.clone(), crate::api::names::CONTROLLER_MANAGER, Some(options.identity));
+    let recoveries_listed = health.gate("first list of recoveries");
+    let recorder = Recorder::new(client.clone(), names::CONTROLLER_MANAGER, Some(options.identity));
 
     supervisor.spawn("health", serve(options.health, Site { health, registry, page: None }, shutdown.clone()));
-    let sweeper = Sweeper {
-        client: client.clone(),
-        namespace: settings.configuration.debug_namespace.clone(),
-        cap: settings.configuration.ttl_cap(),
-        clock: Clock::system(),
-    };
-    let stop = shutdown.clone();
-    supervisor.spawn("sweeper", async move {
-        tokio::select! {
-            () = stop.requested() => {}
-            () = sweeper.run() => {}
-        }
-        Ok(())
-    });
-    supervisor.spawn("debug-session", async move {
-        let standing_by = listed.clone();
+    let configuration = &settings.configuration;
+    for namespace in [&configuration.debug_namespace, &configuration.vm_namespace] {
+        let (client, cap) = (client.clone(), configuration.ttl_cap());
+        let sweeper = Sweeper { client, namespace: namespace.clone(), cap, clock: Clock::system() };
+        let stop = shutdown.clone();
+        supervisor.spawn("sweeper", async move {
+            tokio::select! {
+                () = stop.requested() => {}
+                () = sweeper.run() => {}
+            }
+            Ok(())
+        });
+    }
+    supervisor.spawn("controllers", async move {
+        let gates = [listed.clone(), recoveries_listed.clone()];
         let work = || {
-            let (store, writer) = reflector::store();
-            let context = Context::new(client.clone(), store, settings.clone(), Clock::system(), recorder.clone(), session_metrics.clone());
-            let (listed, stop) = (listed.clone(), shutdown.clone());
+            let parts = Parts { client: client.clone(), settings: settings.clone(), recorder: recorder.clone() };
+            let configuration = &settings.configuration;
+            let sessions = parts.clone().base(&configuration.debug_namespace, session_metrics.clone());
+            let recoveries = parts.base(&configuration.vm_namespace, recovery_metrics.clone());
+            let sessions = work(sessions, debug_session::Context::new, listed.clone(), shutdown.clone());
+            let recoveries = work(recoveries, breakglass_vm::Context::new, recoveries_listed.clone(), shutdown.clone());
             async move {
-                debug_session::run(Arc::new(context), writer, move || listed.open(), async move { stop.requested().await }).await;
+                tokio::join!(sessions, recoveries);
                 Ok(())
             }
         };
-        while_leading(lease_client, &leadership, shutdown.clone(), move || standing_by.open(), work).await
+        while_leading(lease_client, &leadership, shutdown.clone(), move || gates.iter().for_each(Gate::open), work).await
     });
     supervisor.run(DRAIN).await
+}
+
+/// What every controller is made of.
+#[derive(Clone)]
+struct Parts {
+    client: Client,
+    settings: Settings,
+    recorder: Recorder,
+}
+
+impl Parts {
+    /// The base of one controller, and what fills its cache.
+    fn base<S: Session>(self, namespace: &str, metrics: Metrics) -> (Base<S>, Writer<Guarded<S>>) {
+        let (store, writer) = reflector::store();
+        let Self { client, settings, recorder } = self;
+        (Base::new(client, store, namespace.to_owned(), settings, Clock::system(), recorder, metrics), writer)
+    }
+}
+
+/// One controller at work.
+async fn work<D: Driver>(
+    (base, writer): (Base<D::Session>, Writer<Guarded<D::Session>>),
+    context: impl FnOnce(Base<D::Session>) -> D,
+    listed: Gate,
+    stop: Shutdown,
+) {
+    lifecycle::run(Arc::new(context(base)), writer, move || listed.open(), async move { stop.requested().await }).await;
 }
 
 /// Reads a configuration file.

@@ -12,7 +12,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use sandglass::api::DebugSession;
-use sandglass::api::debug_session::Phase;
+use sandglass::api::session::Phase;
 use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@ use super::reading::{assert_cut_in_time, condition, end_reason, has_ended, is_op
 use chrono::{DurationRound, TimeDelta, Utc};
 use kube::api::{Patch, PatchParams};
 use sandglass::api::DebugSession;
-use sandglass::api::debug_session::Phase;
+use sandglass::api::session::Phase;
 use serde_json::{Value, json};
 use std::time::Duration;
 

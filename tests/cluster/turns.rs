@@ -2,7 +2,7 @@
 
 use super::harness::Lab;
 use super::reading::{end_reason, is_true, open_message, status};
-use sandglass::api::debug_session::Phase;
+use sandglass::api::session::Phase;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ pub mod archives;
 use chrono::{TimeDelta, Utc};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
-use sandglass::api::DebugSession;
+use sandglass::api::{AnySession, DebugSession};
 use sandglass::domain::configuration::Configuration;
 use sandglass::gateway::admission::{Admission, TokenReviewer};
 use sandglass::gateway::directory::Directory;
@@ -126,7 +126,7 @@ impl Bench {
         write_key(&folder.path().join("id"), &user_key);
         let mut session = session(&user_key.public_key().to_openssh().expect("encoded"));
         (options.change)(&mut session);
-        gateway.directory.put(session);
+        gateway.directory.put(session.into());
         let bench = Self { gateway, address, link, reports: received, folder, certificate_authority, agent: None };
         bench.write_ssh_config();
         bench
@@ -223,9 +223,10 @@ impl Bench {
     /// Changes the session as the API server would.
     pub fn change_session(&self, change: impl FnOnce(&mut DebugSession)) {
         let name = sandglass::domain::names::ObjectName { namespace: "ci".into(), name: "build-42".into() };
-        let mut session = (*self.gateway.directory.get(&name).expect("stored")).clone();
+        let stored = self.gateway.directory.named(&name).into_iter().next().expect("stored");
+        let AnySession::Debug(mut session) = (*stored).clone() else { panic!("of another kind") };
         change(&mut session);
-        self.gateway.directory.put(session);
+        self.gateway.directory.put(AnySession::Debug(session));
     }
 }
 

@@ -9,12 +9,11 @@ use std::time::Duration;
 use super::world::{session, settings, start};
 use crate::api::DebugSession;
 use crate::api::debug_session::Isolation;
-use crate::debug_session::Settings;
 use crate::debug_session::build::{self, settings_of};
-use crate::debug_session::observe::Identity;
 use crate::debug_session::source::SourceRead;
 use crate::debug_session::validate;
 use crate::domain::configuration::AgentDelivery;
+use crate::lifecycle::{Identity, Settings};
 
 struct Variant {
     name: &'static str,
@@ -41,7 +40,7 @@ impl Variant {
     fn pod(&self) -> Pod {
         let identity = Identity::of(&self.session, Duration::from_hours(1)).expect("complete");
         let plan = validate::plan(&self.session, &identity, &SourceRead::Image, &self.settings).expect("valid");
-        build::pod(&self.session, &identity, &plan, &self.settings, start() + TimeDelta::seconds(10))
+        build::session_pod(&self.session, &identity, &plan, &self.settings, start() + TimeDelta::seconds(10))
     }
 }
 

@@ -116,7 +116,7 @@ pub(super) async fn an_object_created_again_has_its_own_pod() {
     world.settle().await;
     assert_eq!(world.condition("s", "Open"), "False/ProjectBusy", "the first one's pod still stands");
     world.sync();
-    assert_eq!(super::super::orphans::collect(&world.context()).await.expect("a pass"), 1);
+    assert_eq!(crate::lifecycle::orphans::collect(&world.context().base).await.expect("a pass"), 1);
     world.settle().await;
     let second = world.pods().pop().expect("a pod");
     assert_ne!(first["metadata"]["name"], second["metadata"]["name"]);
@@ -132,8 +132,8 @@ pub(super) async fn a_deleted_object_takes_its_pod_with_it_and_leaves_others_alo
     world.settle().await;
     world.fake.remove(GROUP, SESSIONS, "ci", "s");
     world.sync();
-    assert_eq!(super::super::orphans::collect(&world.context()).await.expect("a pass"), 1);
-    assert_eq!(super::super::orphans::collect(&world.context()).await.expect("a pass"), 0);
+    assert_eq!(crate::lifecycle::orphans::collect(&world.context().base).await.expect("a pass"), 1);
+    assert_eq!(crate::lifecycle::orphans::collect(&world.context().base).await.expect("a pass"), 0);
     assert_eq!(world.pods().len(), 1);
 }
 

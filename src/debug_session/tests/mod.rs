@@ -1,6 +1,5 @@
 //! The whole controller against an API server in memory.
 
-pub(crate) mod fake;
 mod golden;
 mod life;
 mod refusals;

@@ -8,12 +8,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::world::{BOX, World};
-use super::{fake, life, refusals, robustness};
+use super::{life, refusals, robustness};
+use crate::breakglass_vm::tests::life as recovery;
+use crate::lifecycle::fake;
 use crate::kubernetes::time::Clock;
 use crate::runtime::{Leadership, Supervisor, while_leading};
 use crate::sweeper::Sweeper;
 
 const SYSTEM: &str = "sandglass-system";
+const RECOVERIES: &str = "sandglass-vm";
 
 /// Where a rule holds, API group, resource, verb.
 type Right = (String, String, String, String);
@@ -53,7 +56,7 @@ struct Rule {
 
 fn used() -> BTreeSet<Right> {
     let place = |call: &fake::Call| match (call.namespace.as_str(), call.group.as_str(), call.resource.as_str()) {
-        (BOX | SYSTEM, ..) => call.namespace.clone(),
+        (BOX | RECOVERIES | SYSTEM, ..) => call.namespace.clone(),
         (_, "", "pods") | (_, "batch", "jobs") => "source".into(),
         _ => "cluster".into(),
     };
@@ -146,6 +149,13 @@ fn the_rights_used_are_the_rights_granted() {
         robustness::two_sessions_of_a_project_that_start_at_once_make_one_pod,
         robustness::watches_drive_it,
         a_repeated_event_is_folded,
+        recovery::from_creation_to_tombstone,
+        recovery::what_vault_says_stands_in_the_conditions,
+        recovery::a_deleted_object_leaves_nothing,
+        recovery::two_recoveries_of_one_role_share_an_identity_until_the_last_is_gone,
+        recovery::a_silent_pod_is_asked_for_its_events,
+        recovery::a_stranger_in_the_way_is_not_touched,
+        recovery::watches_drive_it,
     );
     let (used, granted) = (used(), granted());
     let missing: Vec<_> = used.difference(&granted).collect();

@@ -3,8 +3,8 @@
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 
-use super::fake::Crash;
 use super::world::{BOX, GROUP, SESSIONS, World};
+use crate::lifecycle::fake::Crash;
 
 /// What happens to a session in its life; what the controller makes of it must not depend on where it was interrupted.
 async fn life(world: &mut World) {
@@ -106,7 +106,7 @@ pub(super) async fn a_stale_cache_neither_opens_nor_overwrites() {
     let mut world = World::new();
     world.create("s");
     world.sync();
-    let stale = world.context().sessions.state().pop().expect("cached");
+    let stale = world.context().base.sessions.state().pop().expect("cached");
     world.open("s").await;
     let pod = world.pods().pop().expect("a pod");
     world.fake.remove("", "pods", BOX, pod["metadata"]["name"].as_str().expect("a name"));
@@ -128,7 +128,7 @@ pub(super) async fn two_sessions_of_a_project_that_start_at_once_make_one_pod() 
         for name in ["b", "a"] {
             world.create(name);
             world.sync();
-            let cached = world.context().sessions.state();
+            let cached = world.context().base.sessions.state();
             let guarded =
                 cached.into_iter().find(|guarded| guarded.0.as_ref().is_ok_and(|session| session.metadata.name.as_deref() == Some(name)));
             let session = std::sync::Arc::new(guarded.expect("cached").0.as_ref().expect("readable").clone());
@@ -171,17 +171,12 @@ async fn a_first_status_is_written_even_if_the_pass_fails() {
 #[tokio::test]
 pub(super) async fn watches_drive_it() {
     let world = World::new();
-    let (store, writer) = kube::runtime::reflector::store();
     let fake = world.fake.clone();
-    let time = fake.clone();
-    let recorder = crate::kubernetes::Recorder::new(fake.client(), crate::api::names::CONTROLLER_MANAGER, None);
-    let metrics = super::super::Metrics::register(&mut prometheus_client::registry::Registry::default());
-    let clock = crate::kubernetes::time::Clock::of(move || time.now());
-    let context = super::super::Context::new(fake.client(), store, super::world::settings(), clock, recorder, metrics);
+    let (context, writer) = super::world::process(&fake, &super::world::settings());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (listed, ready) = tokio::sync::oneshot::channel();
-    let running = tokio::spawn(super::super::run(
-        std::sync::Arc::new(context),
+    let running = tokio::spawn(crate::lifecycle::run(
+        context,
         writer,
         move || {
             let _ = listed.send(());

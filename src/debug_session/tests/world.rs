@@ -9,9 +9,11 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use super::fake::Fake;
 use crate::api::DebugSession;
-use crate::debug_session::{Context, Error, Guarded, Metrics, Settings, reconcile};
+use crate::api::session::Session as _;
+use crate::debug_session::{Context, reconcile};
+use crate::lifecycle::fake::Fake;
+use crate::lifecycle::{Base, Error, Guarded, Metrics, Passes, Settings};
 use crate::domain::configuration::Configuration;
 use crate::kubernetes::Recorder;
 use crate::kubernetes::time::Clock;
@@ -73,7 +75,7 @@ pub(crate) struct World {
     pub fake: Fake,
     settings: Settings,
     context: Arc<Context>,
-    writer: Writer<Guarded>,
+    writer: Writer<Guarded<DebugSession>>,
 }
 
 impl World {
@@ -150,9 +152,9 @@ impl World {
     /// One pass over each session, with a fresh cache.
     pub(crate) async fn round(&mut self) -> Result<(), Error> {
         self.sync();
-        for guarded in self.context.sessions.state() {
+        for guarded in self.context.base.sessions.state() {
             self.sync();
-            let Some(current) = self.context.sessions.get(&reflector::ObjectRef::from_obj(guarded.as_ref())) else { continue };
+            let Some(current) = self.context.base.sessions.get(&reflector::ObjectRef::from_obj(guarded.as_ref())) else { continue };
             let session = current.0.as_ref().expect("readable").clone();
             reconcile(Arc::new(session), &self.context).await?;
         }
@@ -224,11 +226,13 @@ impl World {
     }
 }
 
-fn process(fake: &Fake, settings: &Settings) -> (Arc<Context>, Writer<Guarded>) {
+pub(crate) fn process(fake: &Fake, settings: &Settings) -> (Arc<Context>, Writer<Guarded<DebugSession>>) {
     let (store, writer) = reflector::store();
     let time = fake.clone();
     let recorder = Recorder::new(fake.client(), crate::api::names::CONTROLLER_MANAGER, None);
-    let metrics = Metrics::register(&mut Registry::default());
-    let context = Context::new(fake.client(), store, settings.clone(), Clock::of(move || time.now()), recorder, metrics);
-    (Arc::new(context), writer)
+    let mut registry = Registry::default();
+    let passes = Passes::register(&mut registry);
+    let metrics = Metrics::register(&mut registry, DebugSession::KIND, "debug_sessions", &passes);
+    let base = Base::new(fake.client(), store, BOX.into(), settings.clone(), Clock::of(move || time.now()), recorder, metrics);
+    (Arc::new(Context::new(base)), writer)
 }

@@ -8,16 +8,16 @@ use kube::{Api, Client};
 use std::sync::Arc;
 use tracing::warn;
 
-use crate::api::DebugSession;
+use crate::api::session::{AnySession, Session};
 use crate::gateway::directory::Directory;
 use crate::runtime::Gate;
 
 /// A watch that says nothing for so long is begun anew: a connection may die without a word.
 const WATCH_SECONDS: u32 = 60;
 
-/// Follows all sessions for ever; opens `listed` after the first list.
-pub async fn sessions(client: Client, directory: Arc<Directory>, listed: Gate) {
-    let api: Api<DeserializeGuard<DebugSession>> = Api::all(client);
+/// Follows all objects of a kind for ever; opens `listed` after the first list.
+pub async fn sessions<S: Session + Into<AnySession>>(client: Client, directory: Arc<Directory>, listed: Gate) {
+    let api: Api<DeserializeGuard<S>> = Api::all(client);
     let stream = watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)).default_backoff();
     let mut stream = std::pin::pin!(stream);
     let mut list = Vec::new();
@@ -26,7 +26,7 @@ pub async fn sessions(client: Client, directory: Arc<Directory>, listed: Gate) {
             Ok(watcher::Event::Init) => list.clear(),
             Ok(watcher::Event::InitApply(object)) => list.extend(readable(object)),
             Ok(watcher::Event::InitDone) => {
-                directory.replace(std::mem::take(&mut list));
+                directory.replace(S::KIND, std::mem::take(&mut list));
                 listed.open();
             }
             Ok(watcher::Event::Apply(object)) => {
@@ -34,28 +34,28 @@ pub async fn sessions(client: Client, directory: Arc<Directory>, listed: Gate) {
                 match readable(object) {
                     Some(object) => directory.put(object),
                     // What cannot be read any more must not go on by its old state.
-                    None => directory.remove(&metadata),
+                    None => directory.remove(S::KIND, &metadata),
                 }
             }
-            Ok(watcher::Event::Delete(object)) => directory.remove(metadata(&object)),
+            Ok(watcher::Event::Delete(object)) => directory.remove(S::KIND, metadata(&object)),
             Err(failure) => warn!(%failure, "the watch of sessions broke; begun anew"),
         }
     }
 }
 
-fn metadata(object: &DeserializeGuard<DebugSession>) -> &ObjectMeta {
+fn metadata<S: Session>(object: &DeserializeGuard<S>) -> &ObjectMeta {
     match &object.0 {
-        Ok(object) => &object.metadata,
+        Ok(object) => object.meta(),
         Err(invalid) => &invalid.metadata,
     }
 }
 
 /// One malformed object never stops the stream.
-fn readable(object: DeserializeGuard<DebugSession>) -> Option<DebugSession> {
+fn readable<S: Session + Into<AnySession>>(object: DeserializeGuard<S>) -> Option<AnySession> {
     match object.0 {
         Ok(mut object) => {
-            object.metadata.managed_fields = None;
-            Some(object)
+            object.meta_mut().managed_fields = None;
+            Some(object.into())
         }
         Err(failure) => {
             warn!(%failure, "a session cannot be read and is skipped");

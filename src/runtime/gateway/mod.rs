@@ -1,6 +1,7 @@
 //! The wiring of `sandglass gateway`: configuration and keys in, listeners and watches out.
 
 mod feed;
+mod ledger;
 pub mod page;
 mod peers;
 mod reporter;
@@ -18,6 +19,7 @@ use self::page::Shown;
 use super::controller::read_configuration;
 use super::{Health, Site, Supervisor, metrics, serve};
 use crate::api::names::LINK_AUDIENCE;
+use crate::api::{BreakglassVM, DebugSession};
 use crate::domain::configuration::Configuration;
 use crate::gateway::admission::{Admission, TokenReviewer};
 use crate::gateway::directory::Directory;
@@ -25,7 +27,7 @@ use crate::gateway::keys::{HOST_KEY, LINK_CA, LINK_CA_KEY, RECORDING_KEY, read, 
 use crate::gateway::limits::Limits;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::report::Reports;
-use crate::gateway::{Gateway, listener};
+use crate::gateway::{Gateway, listener, power_once};
 use crate::kubernetes::connect;
 use crate::kubernetes::token_review::pod_of_token;
 use crate::link::registry::Registry;
@@ -139,6 +141,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     gateway.metrics.register(&mut registry);
 
     let listed = health.gate("first list of sessions");
+    let recoveries_listed = health.gate("first list of recoveries");
     supervisor.spawn("health", serve(options.health, Site { health, registry, page: page(&gateway) }, shutdown.clone()));
     let until_shutdown = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let stop = shutdown.clone();
@@ -147,9 +150,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             Ok(())
         }
     };
-    let sessions = feed::sessions(client.clone(), Arc::clone(&gateway.directory), listed);
+    let sessions = feed::sessions::<DebugSession>(client.clone(), Arc::clone(&gateway.directory), listed);
     supervisor.spawn("sessions", until_shutdown(Box::pin(sessions)));
+    let recoveries = feed::sessions::<BreakglassVM>(client.clone(), Arc::clone(&gateway.directory), recoveries_listed);
+    supervisor.spawn("recoveries", until_shutdown(Box::pin(recoveries)));
     supervisor.spawn("peers", until_shutdown(Box::pin(peers::watch(client.clone(), options.namespace, Arc::clone(&gateway.registry)))));
+    let power = power_once::run(Arc::clone(&gateway), Arc::new(ledger::Status(client.clone())));
+    supervisor.spawn("power", until_shutdown(Box::pin(power)));
     let admission = Arc::new(Admission::new(Arc::clone(&gateway), Reviewer(client.clone())));
     let links = server::serve(link, acceptor, Arc::clone(&gateway.registry), admission);
     supervisor.spawn("links", until_shutdown(Box::pin(links)));

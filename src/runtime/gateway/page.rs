@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
-use crate::api::DebugSession;
+use crate::api::AnySession;
 use crate::gateway::Gateway;
 use crate::page::{
     ChannelRow, Filter, RecordingDetail, RecordingKey, RecordingRow, RecordingState, SessionRow, Source, SourceError, Verdict, Verification,
@@ -117,15 +117,20 @@ impl Source for Shown {
     }
 }
 
-fn row(session: &DebugSession, gateway: &Gateway) -> Option<SessionRow> {
-    let status = session.status.clone().unwrap_or_default();
-    let namespace = session.metadata.namespace.clone()?;
+fn row(session: &AnySession, gateway: &Gateway) -> Option<SessionRow> {
+    let status = session.state().cloned().unwrap_or_default();
+    let metadata = session.metadata();
+    let namespace = metadata.namespace.clone()?;
+    let project = match session {
+        AnySession::Debug(session) => session.spec.project.clone().unwrap_or_else(|| namespace.clone()),
+        AnySession::Vm(session) => format!("machine {}", session.spec.target.address),
+    };
     let time = |time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time| DateTime::from_timestamp(time.0.as_second(), 0);
     Some(SessionRow {
-        name: session.metadata.name.clone()?,
+        name: metadata.name.clone()?,
         phase: status.phase.map(|phase| format!("{phase:?}")).unwrap_or_default(),
-        requester: session.spec.requester.clone(),
-        project: session.spec.project.clone().unwrap_or_else(|| namespace.clone()),
+        requester: session.terms().requester.to_owned(),
+        project,
         expires_at: crate::domain::access::deadline(session, gateway.configuration.ttl_cap()),
         ended_at: status.ended_at.and_then(time),
         end_reason: status.end_reason,

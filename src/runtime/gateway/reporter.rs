@@ -5,13 +5,13 @@
 //! would stay for ever) but patched on top of the version that was read, and read again on conflict.
 
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client, Resource as _};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::api::debug_session::{ConnectionRecord, DebugSessionStatus};
-use crate::api::{DebugSession, names};
+use crate::api::session::{ConnectionRecord, LinkReport, Session, SessionStatus};
+use crate::api::{BreakglassVM, DebugSession, names};
 use crate::gateway::report::{Event, Report};
 use crate::kubernetes::time::from_chrono;
 use crate::kubernetes::{Recorder, call, call_or_absent};
@@ -42,14 +42,21 @@ pub async fn write(client: Client, mut reports: mpsc::Receiver<Report>, drained:
 }
 
 async fn write_one(client: &Client, report: &Report) -> Result<(), String> {
-    let api: Api<DebugSession> = Api::namespaced(client.clone(), &report.session.namespace);
+    match report.kind {
+        BreakglassVM::KIND => write_about::<BreakglassVM>(client, report).await,
+        _ => write_about::<DebugSession>(client, report).await,
+    }
+}
+
+async fn write_about<S: Session>(client: &Client, report: &Report) -> Result<(), String> {
+    let api: Api<S> = Api::namespaced(client.clone(), &report.session.namespace);
     let name = &report.session.name;
     let mut last = String::new();
     for _ in 0..ATTEMPTS {
         let object = call_or_absent("read the session", api.get(name)).await.map_err(|failure| failure.to_string())?;
         let Some(object) = object else { return Ok(()) };
-        let Some(status) = change(object.status.as_ref(), &report.event) else { return Ok(()) };
-        let patch = json!({ "metadata": { "resourceVersion": object.metadata.resource_version }, "status": status });
+        let Some(status) = change(object.state(), &report.event) else { return Ok(()) };
+        let patch = json!({ "metadata": { "resourceVersion": object.meta().resource_version }, "status": status });
         let parameters = PatchParams { field_manager: Some(names::GATEWAY_MANAGER.into()), ..PatchParams::default() };
         match call("report into status", api.patch_status(name, &parameters, &Patch::Merge(&patch))).await {
             Ok(object) => {
@@ -64,7 +71,7 @@ async fn write_one(client: &Client, report: &Report) -> Result<(), String> {
 }
 
 /// Tells in an event where a connection's recording is.
-async fn announce(client: &Client, object: &DebugSession, event: &Event) {
+async fn announce<S: Session>(client: &Client, object: &S, event: &Event) {
     let Event::Connected(ConnectionRecord { key_fingerprint, recording: Some(recording), .. }) = event else { return };
     // A recorder of its own: one that folds would count a second login as a repeat of the first.
     let recorder = Recorder::new(client.clone(), names::GATEWAY_MANAGER, std::env::var("POD_NAME").ok());
@@ -73,13 +80,15 @@ async fn announce(client: &Client, object: &DebugSession, event: &Event) {
 }
 
 /// The part of status that an event changes; `None` when it says nothing new. Pure.
-fn change(status: Option<&DebugSessionStatus>, event: &Event) -> Option<Value> {
+fn change(status: Option<&SessionStatus>, event: &Event) -> Option<Value> {
     let connections = status.map(|status| status.connections.clone()).unwrap_or_default();
     match event {
-        Event::Link { pod_uid, state, message } => {
+        Event::Link { pod_uid, state, reason, message } => {
+            let link = LinkReport { pod_uid: pod_uid.clone(), state: *state, reason: reason.clone(), message: message.clone() };
             let known = status.and_then(|status| status.link.as_ref());
-            let same = known.is_some_and(|known| known.pod_uid == *pod_uid && known.state == *state);
-            (!same).then(|| json!({ "link": { "podUid": pod_uid, "state": state, "message": message } }))
+            // A merge keeps what is not named: fields that are gone are named as null.
+            let patch = json!({ "podUid": pod_uid, "state": state, "reason": reason, "message": message });
+            (known != Some(&link)).then(|| json!({ "link": patch }))
         }
         Event::Connected(record) => {
             let mut connections: Vec<ConnectionRecord> = connections.into_iter().filter(|known| known.id != record.id).collect();
@@ -98,7 +107,7 @@ fn change(status: Option<&DebugSessionStatus>, event: &Event) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::debug_session::{LinkReport, LinkState};
+    use crate::api::session::LinkState;
     use chrono::DateTime;
 
     fn record(id: &str) -> ConnectionRecord {
@@ -114,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_last_ten_connections_stay() {
-        let mut status = DebugSessionStatus::default();
+        let mut status = SessionStatus::default();
         for number in 0..15 {
             let changed = change(Some(&status), &Event::Connected(record(&number.to_string()))).expect("changed");
             status.connections = serde_json::from_value(changed["connections"].clone()).expect("a list");
@@ -125,7 +134,7 @@ mod tests {
 
     #[test]
     fn an_end_is_entered_where_its_beginning_is() {
-        let status = DebugSessionStatus { connections: vec![record("a"), record("b")], ..DebugSessionStatus::default() };
+        let status = SessionStatus { connections: vec![record("a"), record("b")], ..SessionStatus::default() };
         let at = DateTime::from_timestamp(60, 0).expect("valid");
         let changed = change(Some(&status), &Event::Disconnected { id: "a".into(), at }).expect("changed");
         assert_eq!(changed["connections"][0]["endedAt"], "1970-01-01T00:01:00Z");
@@ -135,10 +144,10 @@ mod tests {
 
     #[test]
     fn a_second_replica_has_nothing_to_add_about_the_link() {
-        let event = Event::Link { pod_uid: "p".into(), state: LinkState::Ready, message: None };
+        let event = Event::Link { pod_uid: "p".into(), state: LinkState::Ready, reason: None, message: None };
         assert!(change(None, &event).is_some());
-        let link = LinkReport { pod_uid: "p".into(), state: LinkState::Ready, message: None };
-        let status = DebugSessionStatus { link: Some(link), ..DebugSessionStatus::default() };
+        let link = LinkReport { pod_uid: "p".into(), state: LinkState::Ready, reason: None, message: None };
+        let status = SessionStatus { link: Some(link), ..SessionStatus::default() };
         assert!(change(Some(&status), &event).is_none());
     }
 }

@@ -1,0 +1,5 @@
+//! The whole controller against an API server in memory.
+
+mod golden;
+pub(crate) mod life;
+mod world;

@@ -1,0 +1,339 @@
+//! `spec.power`: a verb that is run once per object, without anybody logging in. Status remembers that it was begun, before it is:
+//! no replica begins it again, whatever happens to this one, to the pod, or to the machine.
+
+use super::Gateway;
+use super::directory::pod_uid_of;
+use super::listener::identifier;
+use super::power::{Ended, Run};
+use super::report::{Event, Report};
+use crate::api::breakglass_vm::{PowerState, PowerStatus, Verb};
+use crate::api::session::{AnySession, ConnectionRecord, Session as _};
+use crate::api::BreakglassVM;
+use crate::domain::access::deadline;
+use crate::domain::names::ObjectName;
+use crate::kubernetes::time::{from_chrono, to_chrono};
+use crate::link::frame;
+use crate::link::message::{Exit, Start};
+use crate::link::registry::OpenChannel;
+use crate::recording::audit::{Ending, Opening};
+use crate::recording::format::Kind;
+use crate::recording::manifest::About;
+use crate::recording::recorder::{Recorder, Shown};
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::StreamExt as _;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio_tungstenite::tungstenite::Message;
+
+/// Looks again this often, beside every change.
+const TICK: Duration = Duration::from_secs(5);
+/// Longest run; a hypervisor's own limits are shorter.
+const LONGEST: Duration = Duration::from_mins(10);
+/// After so long nobody is running it any more.
+const FORGOTTEN: TimeDelta = TimeDelta::minutes(15);
+/// How long the store may take before the verb begins.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a verb that could not be recorded is left alone.
+const PAUSE: Duration = Duration::from_secs(10);
+/// What stands for an address and a key where nobody logged in.
+const NOBODY: &str = "spec.power";
+
+/// Where it is remembered.
+pub trait Ledger: Send + Sync + 'static {
+    /// Writes `status.power` where there is none, on this very version of the object. False: somebody else wrote first.
+    fn begin(&self, session: &BreakglassVM, status: &PowerStatus) -> impl Future<Output = Result<bool, String>> + Send;
+    /// Writes how it ended; `None`: it was not begun after all.
+    fn end(&self, name: &ObjectName, uid: &str, status: Option<&PowerStatus>) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// What this replica is about.
+#[derive(Default)]
+struct Mine {
+    running: HashSet<String>,
+    not_before: HashMap<String, Instant>,
+}
+
+/// Runs what is asked for, for ever.
+pub async fn run<L: Ledger>(gateway: Arc<Gateway>, ledger: Arc<L>) {
+    let mine = Arc::new(Mutex::new(Mine::default()));
+    let mut sessions = gateway.directory.subscribe();
+    let mut links = gateway.registry.subscribe();
+    loop {
+        sessions.mark_unchanged();
+        links.mark_unchanged();
+        for session in gateway.directory.all() {
+            let AnySession::Vm(session) = &*session else { continue };
+            look(&gateway, &ledger, &mine, session);
+        }
+        tokio::select! {
+            _ = sessions.changed() => (),
+            _ = links.changed() => (),
+            () = tokio::time::sleep(TICK) => (),
+        }
+    }
+}
+
+/// What there is to do about an object. Pure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    Begin(Verb),
+    /// Whoever began it is gone.
+    Forget,
+}
+
+fn due(session: &BreakglassVM, end: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Due {
+    let power = session.status.as_ref().and_then(|status| status.power.as_ref());
+    match (power, &session.spec.power) {
+        (Some(power), _) if power.state == PowerState::Running && now > to_chrono(&power.started_at) + FORGOTTEN => Due::Forget,
+        (None, Some(asked)) => {
+            let ended = session.state().is_some_and(|state| state.ended_at.is_some());
+            let alive = !ended && !session.spec.end && session.metadata.deletion_timestamp.is_none() && end.is_some_and(|end| now < end);
+            if alive { Due::Begin(asked.verb) } else { Due::Nothing }
+        }
+        _ => Due::Nothing,
+    }
+}
+
+fn look<L: Ledger>(gateway: &Arc<Gateway>, ledger: &Arc<L>, mine: &Arc<Mutex<Mine>>, session: &BreakglassVM) {
+    let any = AnySession::from(session.clone());
+    let (Some(uid), Some(name)) = (session.metadata.uid.clone(), name_of(session)) else { return };
+    let now = (gateway.now)();
+    let due = due(session, deadline(&any, gateway.configuration.ttl_cap()), now);
+    let pod = pod_uid_of(&any).filter(|pod| gateway.registry.is_ready(pod)).map(str::to_owned);
+    let mut state = mine.lock().unwrap_or_else(PoisonError::into_inner);
+    let waits = state.not_before.get(&uid).is_some_and(|until| Instant::now() < *until);
+    if due == Due::Nothing || waits || state.running.contains(&uid) || (due != Due::Forget && pod.is_none()) {
+        return;
+    }
+    state.running.insert(uid.clone());
+    drop(state);
+    let (gateway, ledger, mine, session) = (Arc::clone(gateway), Arc::clone(ledger), Arc::clone(mine), session.clone());
+    tokio::spawn(async move {
+        let outcome = match (due, pod) {
+            (Due::Begin(verb), Some(pod)) => begin(&gateway, &*ledger, &session, &name, &uid, verb, &pod).await,
+            _ => forget(&*ledger, &session, &name, &uid, now).await,
+        };
+        let mut state = mine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(problem) = outcome {
+            tracing::warn!(session = %name, problem, "spec.power could not be run or reported");
+            state.not_before.insert(uid.clone(), Instant::now() + PAUSE);
+        }
+        state.running.remove(&uid);
+    });
+}
+
+fn name_of(session: &BreakglassVM) -> Option<ObjectName> {
+    Some(ObjectName { namespace: session.metadata.namespace.clone()?, name: session.metadata.name.clone()? })
+}
+
+async fn forget<L: Ledger>(ledger: &L, session: &BreakglassVM, name: &ObjectName, uid: &str, now: DateTime<Utc>) -> Result<(), String> {
+    let Some(mut power) = session.status.as_ref().and_then(|status| status.power.clone()) else { return Ok(()) };
+    power.state = PowerState::Unknown;
+    power.finished_at = Some(from_chrono(now));
+    power.message = Some("the gateway that ran it is gone: whether it took effect is not known; it is not run again".into());
+    ledger.end(name, uid, Some(&power)).await
+}
+
+async fn begin<L: Ledger>(
+    gateway: &Arc<Gateway>,
+    ledger: &L,
+    session: &BreakglassVM,
+    name: &ObjectName,
+    uid: &str,
+    verb: Verb,
+    pod: &str,
+) -> Result<(), String> {
+    let mut power = PowerStatus {
+        verb,
+        state: PowerState::Running,
+        before: None,
+        after: None,
+        started_at: from_chrono((gateway.now)()),
+        finished_at: None,
+        evidence: None,
+        message: None,
+    };
+    if !ledger.begin(session, &power).await? {
+        return Ok(());
+    }
+    tracing::info!(session = %name, verb = verb.word(), "spec.power begins");
+    let attempt = Attempt::new(gateway, session, name, uid, verb);
+    if let Err(unrecorded) = attempt.is_recorded().await {
+        // Nothing was asked of the hypervisor yet.
+        ledger.end(name, uid, None).await?;
+        return Err(unrecorded);
+    }
+    let ended = attempt.run(pod).await;
+    tracing::info!(session = %name, verb = verb.word(), succeeded = ended.succeeded, message = ended.message, "spec.power ended");
+    power.state = match ended.succeeded {
+        Some(true) => PowerState::Succeeded,
+        Some(false) => PowerState::Failed,
+        None => PowerState::Unknown,
+    };
+    power.before = ended.outcome.as_ref().and_then(|outcome| outcome.before.clone());
+    power.after = ended.outcome.as_ref().and_then(|outcome| outcome.after.clone());
+    power.finished_at = Some(from_chrono((gateway.now)()));
+    power.evidence = ended.evidence;
+    power.message = Some(ended.message);
+    ledger.end(name, uid, Some(&power)).await
+}
+
+/// One run, with its recording.
+struct Attempt {
+    gateway: Arc<Gateway>,
+    name: ObjectName,
+    id: String,
+    verb: Verb,
+    about: About,
+    recorder: Option<Recorder>,
+}
+
+/// The only channel of such a recording.
+const CHANNEL: u32 = 0;
+
+impl Attempt {
+    fn new(gateway: &Arc<Gateway>, session: &BreakglassVM, name: &ObjectName, uid: &str, verb: Verb) -> Self {
+        let about = About {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            uid: uid.to_owned(),
+            requester: session.spec.requester.clone(),
+            commit: None,
+            pull_request: None,
+            run: None,
+            remote_address: NOBODY.into(),
+            fingerprint: NOBODY.into(),
+            certificate: None,
+        };
+        let id = identifier();
+        let begun = gateway.archive.as_ref().map(|archive| archive.begin(&id, about.clone(), &[]));
+        let (recorder, address) = begun.unzip();
+        let now = from_chrono((gateway.now)());
+        let record = ConnectionRecord {
+            id: id.clone(),
+            key_fingerprint: NOBODY.into(),
+            remote_address: NOBODY.into(),
+            started_at: now,
+            ended_at: None,
+            recording: address,
+        };
+        gateway.reports.send(Report { kind: BreakglassVM::KIND, session: name.clone(), event: Event::Connected(record) });
+        if let Some(recorder) = &recorder {
+            let opening = Opening { kind: "Power".into(), command: Some(format!("power {}", verb.word())), terminal: None };
+            recorder.note(Kind::Open, CHANNEL, serde_json::to_vec(&opening).unwrap_or_default());
+            recorder.audit(&crate::recording::audit::AuditEvent::Channel { channel: CHANNEL, opening });
+        }
+        Self { gateway: Arc::clone(gateway), name: name.clone(), id, verb, about, recorder }
+    }
+
+    async fn is_recorded(&self) -> Result<(), String> {
+        match &self.recorder {
+            Some(recorder) => recorder.flush(PATIENCE).await.map_err(|stopped| stopped.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    async fn run(self, pod: &str) -> Ended {
+        let evidence = self.gateway.archive.as_ref().map(|archive| archive.evidence(&self.about, &self.id, CHANNEL));
+        let mut run = Run::new(self.verb.word(), evidence);
+        let opened = self.gateway.registry.open(pod, Start::Power { verb: self.verb.word().to_owned() }).await;
+        let broken = match opened {
+            Ok(OpenChannel { socket, guard }) => {
+                let followed = tokio::time::timeout(LONGEST, self.follow(socket, &mut run)).await;
+                drop(guard);
+                followed.unwrap_or_else(|_| Some(format!("no result within {} minutes", LONGEST.as_secs() / 60)))
+            }
+            Err(failure) => Some(failure.to_string()),
+        };
+        let ended = run.end(broken.as_deref()).await;
+        if let Some(recorder) = &self.recorder {
+            let how = ended.succeeded.map_or_else(|| Ending::Failure(ended.message.clone()), |done| Ending::Code(u32::from(!done)));
+            recorder.note(Kind::Exit, CHANNEL, serde_json::to_vec(&how).unwrap_or_default());
+            recorder.audit(&ended.event(CHANNEL));
+            recorder.set_end_reason("spec.power is done");
+        }
+        ended
+    }
+
+    /// Until the stream ends; gives why, where that was not the hypervisor's doing.
+    async fn follow(&self, mut socket: crate::link::server::ChannelSocket, run: &mut Run) -> Option<String> {
+        while let Some(Ok(message)) = socket.next().await {
+            let Message::Binary(data) = message else { continue };
+            match frame::decode(data) {
+                Some((frame::POWER, piece)) => {
+                    for words in run.take(&piece).await {
+                        self.tell(&format!("{words}\n")).await;
+                    }
+                }
+                Some((frame::STDERR, words)) => self.tell(&String::from_utf8_lossy(&words)).await,
+                Some((frame::STATUS, status)) => {
+                    return match serde_json::from_slice(&status) {
+                        Ok(Exit::Failed(message)) => Some(message),
+                        _ => None,
+                    };
+                }
+                _ => {}
+            }
+        }
+        Some("the recovery's pod is gone".into())
+    }
+
+    /// Into the recording: nobody looks.
+    async fn tell(&self, words: &str) {
+        if let Some(recorder) = &self.recorder {
+            let _ = recorder.shown(CHANNEL, Shown::Error, &Bytes::copy_from_slice(words.as_bytes())).await;
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let event = Event::Disconnected { id: self.id.clone(), at: (self.gateway.now)() };
+        self.gateway.reports.send(Report { kind: BreakglassVM::KIND, session: self.name.clone(), event });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).expect("valid")
+    }
+
+    fn object(power: serde_json::Value, status: serde_json::Value) -> BreakglassVM {
+        serde_json::from_value(json!({
+            "apiVersion": "sandglass.dev/v1alpha1", "kind": "BreakglassVM",
+            "metadata": { "name": "devvm", "namespace": "infra", "uid": "u" },
+            "spec": { "target": { "address": "192.0.2.1", "user": "b", "hostKeys": ["k"] }, "requester": "r", "access": {}, "power": power,
+                "vault": { "address": "https://192.0.2.2", "caBundle": "c", "role": "r", "targetKey": {} } },
+            "status": status,
+        }))
+        .expect("an object")
+    }
+
+    #[test]
+    fn a_verb_is_begun_once_and_only_while_the_object_lives() {
+        let cycle = json!({ "verb": "Cycle" });
+        let end = Some(now() + TimeDelta::minutes(10));
+        let due = |object: &BreakglassVM, end| due(object, end, now());
+        assert_eq!(due(&object(cycle.clone(), json!({})), end), Due::Begin(Verb::Cycle));
+        assert_eq!(due(&object(json!(null), json!({})), end), Due::Nothing);
+        assert_eq!(due(&object(cycle.clone(), json!({})), Some(now())), Due::Nothing, "expired");
+        assert_eq!(due(&object(cycle.clone(), json!({})), None), Due::Nothing);
+        assert_eq!(due(&object(cycle.clone(), json!({ "endedAt": "2026-01-01T00:00:00Z" })), end), Due::Nothing);
+        let begun = |state: &str, at: DateTime<Utc>| {
+            let power = json!({ "verb": "Cycle", "state": state, "startedAt": from_chrono(at) });
+            object(cycle.clone(), json!({ "power": power }))
+        };
+        for state in ["Running", "Succeeded", "Failed", "Unknown"] {
+            assert_eq!(due(&begun(state, now()), end), Due::Nothing, "{state}");
+        }
+        assert_eq!(due(&begun("Running", now() - TimeDelta::minutes(16)), end), Due::Forget);
+        assert_eq!(due(&begun("Failed", now() - TimeDelta::minutes(16)), end), Due::Nothing);
+    }
+}

@@ -1,0 +1,68 @@
+//! Whether the pod can serve: isolated first, then its keys. No key is fetched by a pod that could reach what must be closed.
+
+use super::keyholder::Keyholder;
+use crate::link::client::Readiness;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// A new pod's network policy may be a moment late: what passes by itself within this time is not told.
+const QUIET: Duration = Duration::from_secs(4);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Time for a refusal to reach the gateways before the pod ends.
+const REPORT_GRACE: Duration = Duration::from_secs(3);
+
+/// Brings `readiness` from unknown to its end.
+pub async fn prepare(mut isolation: watch::Receiver<Readiness>, keyholder: Rc<Keyholder>, readiness: watch::Sender<Readiness>) {
+    let Ok(first) = isolation.wait_for(|known| *known != Readiness::Unknown).await.map(|known| known.clone()) else { return };
+    if first == Readiness::Ready {
+        let loaded = tokio::select! {
+            loaded = load(&keyholder, &readiness) => loaded,
+            opened = isolation.wait_for(|known| matches!(known, Readiness::NotIsolated(_))) => match opened {
+                Ok(opened) => opened.clone(),
+                Err(_) => return,
+            },
+        };
+        readiness.send_replace(loaded);
+    }
+    // From here on only the isolation can change, and only once.
+    if let Ok(opened) = isolation.wait_for(|known| matches!(known, Readiness::NotIsolated(_))).await {
+        let opened = opened.clone();
+        readiness.send_replace(opened);
+    }
+    readiness.closed().await;
+}
+
+/// Has the keys fetched: again and again as long as that may help.
+async fn load(keyholder: &Keyholder, readiness: &watch::Sender<Readiness>) -> Readiness {
+    let began = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match keyholder.load().await {
+            Ok(()) => return Readiness::Ready,
+            Err(error) => error,
+        };
+        let held = Readiness::Held { last: !error.transient, reason: error.reason, message: error.message };
+        if !error.transient {
+            tracing::error!(reason = ?held, "no key");
+            return held;
+        }
+        tracing::warn!(reason = ?held, "no key yet");
+        if began.elapsed() >= QUIET {
+            readiness.send_if_modified(|known| std::mem::replace(known, held.clone()) != held);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Returns when the pod will never serve and the gateways had time to hear of it.
+pub async fn refused(mut readiness: watch::Receiver<Readiness>) {
+    let never = |known: &Readiness| matches!(known, Readiness::NotIsolated(_) | Readiness::Held { last: true, .. });
+    match readiness.wait_for(never).await {
+        Ok(_) => sleep(REPORT_GRACE).await,
+        Err(_) => std::future::pending().await,
+    }
+}

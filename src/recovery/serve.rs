@@ -1,0 +1,115 @@
+//! What users ask for, done on the machine and on its hypervisor.
+
+use super::keyholder::{Keyholder, Which};
+use super::ssh::{Connection, Forwards, HYPERVISOR, Piece, Place, connect};
+use crate::link::client::{Serve, Socket};
+use crate::link::frame;
+use crate::link::message::{Exit, Start};
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use std::rc::Rc;
+use tokio_tungstenite::tungstenite::Message;
+
+/// The machine, as the link serves it.
+pub struct Machine {
+    /// Its sshd.
+    pub place: Place,
+    /// Its hypervisor.
+    pub hypervisor: Option<Hypervisor>,
+    /// Signs.
+    pub keyholder: Rc<Keyholder>,
+    /// Connections to users' ssh-agents.
+    pub forwards: Forwards,
+}
+
+/// A hypervisor, and what may be asked of it.
+pub struct Hypervisor {
+    /// Its sshd.
+    pub place: Place,
+    /// What it calls the machine.
+    pub vm: String,
+    /// Words of the verbs.
+    pub verbs: Vec<String>,
+}
+
+impl Serve for Machine {
+    async fn serve(&self, dial: impl Future<Output = Result<Socket, String>>, start: Start) -> Result<(), String> {
+        match start {
+            Start::Process(process) => {
+                // First the gateway: a wedged machine may take longer to refuse than the gateway waits for a channel.
+                let socket = dial.await?;
+                match self.connect(&self.place, Which::Target).await {
+                    Ok(connection) => connection.process(&process, socket, &self.forwards).await,
+                    Err(message) => finish(socket.split().0, Exit::Failed(message)).await,
+                }
+            }
+            Start::Connect { host, port } => {
+                // First the target: the user's client is told whether it could be reached.
+                let tunnel = self.connect(&self.place, Which::Target).await?.connect_to(&host, port).await?;
+                tunnel.bridge(dial.await?).await;
+            }
+            Start::AgentConnection { connection } => {
+                self.forwards.take(connection).ok_or("that connection is gone")?.bridge(dial.await?).await;
+            }
+            Start::Power { verb } => {
+                let hypervisor = self.hypervisor.as_ref().ok_or("this recovery has no hypervisor")?;
+                self.power(hypervisor, &verb, dial).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Machine {
+    async fn connect(&self, place: &Place, which: Which) -> Result<Connection, String> {
+        let identity = self.keyholder.identity(which).await.map_err(|error| error.to_string())?;
+        let identity = match identity {
+            super::keyholder::Identity::Key(key) => super::ssh::Identity::Key(key),
+            super::keyholder::Identity::Certificate(certificate) => super::ssh::Identity::Certificate(certificate),
+        };
+        connect(place, &identity, self.keyholder.socket()).await.map_err(|error| error.to_string())
+    }
+
+    /// Runs a verb, and passes on what the hypervisor says as it comes.
+    async fn power(&self, hypervisor: &Hypervisor, verb: &str, dial: impl Future<Output = Result<Socket, String>>) -> Result<(), String> {
+        // The gateway decided; the pod was told the same by the controller.
+        if !hypervisor.verbs.iter().any(|allowed| allowed == verb) {
+            return Err(format!("{verb} is not in spec.hypervisor.verbs"));
+        }
+        let (mut sink, mut incoming) = dial.await?.split();
+        let started = async {
+            let connection = self.connect(&hypervisor.place, Which::Hypervisor).await?;
+            connection.command(&format!("{verb} {}", hypervisor.vm)).await.map_err(|error| error.to_string())
+        };
+        let mut command = match started.await {
+            Ok(command) => command,
+            Err(message) => return Ok(finish(sink, Exit::Failed(message)).await),
+        };
+        tracing::info!(verb, "power verb");
+        loop {
+            let piece = tokio::select! {
+                piece = command.next() => piece,
+                gone = incoming.next() => match gone {
+                    Some(Ok(_)) => continue,
+                    // Nobody listens any more. The verb goes on without: what was begun is carried through over there.
+                    _ => return Ok(()),
+                },
+            };
+            let (stream, bytes) = match piece {
+                Some(Piece::Stdout(bytes)) => (frame::POWER, bytes),
+                Some(Piece::Stderr(bytes)) => (frame::STDERR, bytes),
+                Some(Piece::Ended(exit)) => return Ok(finish(sink, exit).await),
+                None => return Ok(finish(sink, Exit::Failed(format!("{HYPERVISOR} said nothing more"))).await),
+            };
+            if sink.send(Message::Binary(frame::encode(stream, &bytes))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn finish(mut sink: futures_util::stream::SplitSink<Socket, Message>, exit: Exit) {
+    let status = Bytes::from(serde_json::to_vec(&exit).unwrap_or_default());
+    let _ = sink.send(Message::Binary(frame::encode(frame::STATUS, &status))).await;
+    let _ = sink.close().await;
+}
