@@ -1,12 +1,15 @@
 # Everything here is a script that can be called by itself; this file only gives them names.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-e2e cluster cluster-down install uninstall bench lint generate clean
+.PHONY: help demo demo-vm test test-unit test-e2e cluster cluster-down install uninstall bench lint generate clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the whole story on a real cluster: a failed build, an ssh login, and nothing left a minute later
 	@e2e/demo
+
+demo-vm: ## the other story: a wedged machine, one key from Vault, bounded verbs on its hypervisor
+	@e2e/demo-vm
 
 test: ## every test there is
 	@e2e/test all

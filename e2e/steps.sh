@@ -84,3 +84,13 @@ await() { # SECONDS WHAT COMMAND...
 
 enter() { "$TOP/e2e/cluster/enter" "$@"; }
 k() { enter kubectl --request-timeout=20s "$@"; }
+
+# How a story is told: its chapters, what is typed and shown, what that means.
+chapter() { # TITLE
+	STEP=$((STEP + 1))
+	printf '%s[%d/%d]%s %s\n' "$BOLD" "$STEP" "$STEPS" "$PLAIN" "$1"
+}
+fact() { printf '      %s\n' "$*"; }
+typed() { printf '      %s$ %s%s\n' "$YELLOW" "$*" "$PLAIN"; }
+good() { printf '      %sok%s  %s\n' "$GREEN" "$PLAIN" "$*"; }
+shown() { sed "s/^/      ${DIM}|${PLAIN} /"; }

@@ -193,7 +193,7 @@ async fn whoever_waits_for_the_pod_sees_why_and_then_gets_in() {
                 "type": "Open", "status": "False", "reason": "Pulling", "message": "pulling registry.example.com/go:1",
                 "lastTransitionTime": "2026-01-01T00:00:00Z"
             });
-            session.status.as_mut().expect("status").conditions = vec![serde_json::from_value(condition).expect("condition")];
+            session.status.as_mut().expect("status").session.conditions = vec![serde_json::from_value(condition).expect("condition")];
         },
         ..Options::default()
     })
@@ -255,7 +255,7 @@ async fn the_link_takes_only_the_sessions_own_pod() {
     let refused = support::dial_link(&bench, "/link/v1/channel", "guessed-ticket").await.expect_err("refused");
     assert!(refused.contains("403"), "{refused}");
     // The right token, but the session does not name the pod any more.
-    bench.change_session(|session| session.status.as_mut().expect("status").pod = None);
+    bench.change_session(|session| session.status.as_mut().expect("status").session.pod = None);
     let refused = support::dial_link(&bench, CONTROL_PATH, support::TOKEN).await.expect_err("refused");
     assert!(refused.contains("no session has this pod"), "{refused}");
 }

@@ -26,12 +26,16 @@ mod isolation;
 mod limits;
 #[path = "cluster/link.rs"]
 mod link;
+#[path = "cluster/machine.rs"]
+mod machine;
 #[path = "cluster/node.rs"]
 mod node;
 #[path = "cluster/reading.rs"]
 mod reading;
 #[path = "cluster/recording.rs"]
 mod recording;
+#[path = "cluster/recovery.rs"]
+mod recovery;
 #[path = "cluster/sources.rs"]
 mod sources;
 #[path = "cluster/turns.rs"]

@@ -86,7 +86,7 @@ async fn files_are_copied_by_sftp_and_scp() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_object_does_not_allow_is_refused() {
-    let bench = Bench::start(Options { change: |session| session.spec.access.allow.clear(), ..Options::default() }).await;
+    let bench = Bench::start(Options { change: |session| session.spec.access.allow = Some(Vec::new()), ..Options::default() }).await;
     let output = bench
         .script(
             r#"

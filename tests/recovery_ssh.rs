@@ -195,7 +195,7 @@ async fn the_users_own_agent_is_reached_only_where_asked() {
     far.until(|far| !far.stdout.is_empty()).await;
     bridge.abort();
     user.rest().await;
-    assert!(matches!(user.exit, Some(Exit::Code(1..))), "{:?}", user.exit);
+    assert!(matches!(user.exit, Some(Exit::Code(1..) | Exit::Signal(13))), "{:?}", user.exit);
 
     // Nobody takes it: the program hears of it.
     let mut process = command("time -p ssh-add -l");
@@ -231,13 +231,22 @@ async fn either_direction_may_end_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn much_passes_both_ways_at_once() {
-    const SIZE: usize = 64 << 20;
+    pass_much(64 << 20, &["cat", "gzip -1 -c | gzip -dc"]).await;
+}
+
+/// As PID 1 of a recovery pod has it.
+#[tokio::test]
+async fn much_passes_both_ways_at_once_on_one_thread() {
+    pass_much(32 << 20, &["cat"]).await;
+}
+
+async fn pass_much(size: usize, lines: &[&str]) {
     let (machine, gateway) = (Machine::start("").await, Gateway::start().await);
-    for command_line in ["cat", "gzip -1 -c | gzip -dc"] {
+    for command_line in lines.iter().copied() {
         let mut user = machine.run(&gateway, command(command_line)).await;
         let mut sender = user.take_sender();
         let writer = tokio::spawn(async move {
-            for chunk in 0..SIZE / (128 * 1024) {
+            for chunk in 0..size / (128 * 1024) {
                 sender.send(frame::STDIN, &pattern(chunk)).await;
             }
             sender.send(frame::CLOSE, &[frame::STDIN]).await;
@@ -247,7 +256,7 @@ async fn much_passes_both_ways_at_once() {
         user.rest().await;
         drop(writer.await.expect("written"));
         assert_eq!(user.exit, Some(Exit::Code(0)), "{command_line}");
-        assert_eq!(user.stdout.len(), SIZE, "{command_line}");
+        assert_eq!(user.stdout.len(), size, "{command_line}");
         for (chunk, data) in user.stdout.chunks(128 * 1024).enumerate() {
             assert!(data == pattern(chunk), "{command_line}: chunk {chunk}");
         }

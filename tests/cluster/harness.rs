@@ -9,6 +9,7 @@ use kube::{Api, Client, ResourceExt};
 use russh::keys::ssh_key::LineEnding;
 use sandglass::api::DebugSession;
 use sandglass::api::names::OWNER_UID;
+use sandglass::api::session::Session;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -176,7 +177,12 @@ impl Lab {
 
     /// Waits by watch.
     pub async fn until(&self, name: &str, seconds: u64, what: &str, fulfilled: impl Fn(&DebugSession) -> bool) -> DebugSession {
-        let waiting = await_condition(self.api(), name, |session: Option<&DebugSession>| session.is_some_and(&fulfilled));
+        self.until_of(name, seconds, what, fulfilled).await
+    }
+
+    /// The same for an object of either kind.
+    pub async fn until_of<S: Session>(&self, name: &str, seconds: u64, what: &str, fulfilled: impl Fn(&S) -> bool) -> S {
+        let waiting = await_condition(self.api(), name, |session: Option<&S>| session.is_some_and(&fulfilled));
         let waited = tokio::time::timeout(Duration::from_secs(seconds), waiting).await;
         waited.unwrap_or_else(|_| panic!("{name} is not {what} after {seconds} s")).expect("watched").expect("there")
     }
@@ -232,7 +238,7 @@ impl Lab {
     // --- OpenSSH ------------------------------------------------------------------------------
 
     /// A program of OpenSSH that knows the session as the host `s`, by nothing but its status.
-    pub fn client_of(&self, program: &str, session: &DebugSession) -> Command {
+    pub fn client_of<S: Session>(&self, program: &str, session: &S) -> Command {
         let connection = status(session).connection.unwrap_or_else(|| panic!("{} has no connection in its status", session.name_any()));
         let folder = self.folder.path().display();
         let known_hosts = self.path(&format!("{}.known_hosts", session.name_any()));
@@ -253,21 +259,21 @@ impl Lab {
     }
 
     /// Runs a command in the session.
-    pub async fn ssh(&self, session: &DebugSession, command: &str) -> Output {
+    pub async fn ssh<S: Session>(&self, session: &S, command: &str) -> Output {
         let mut client = self.client_of("ssh", session);
         client.arg("s").arg(command);
         finish(client, 60).await
     }
 
     /// Runs a command in the session that must succeed; its output.
-    pub async fn run(&self, session: &DebugSession, command: &str) -> String {
+    pub async fn run<S: Session>(&self, session: &S, command: &str) -> String {
         let output = self.ssh(session, command).await;
         assert!(output.status.success(), "{command}: {:?}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
         text(&output.stdout).trim().to_owned()
     }
 
     /// A login at a terminal that stays: its command prints `here` first.
-    pub async fn stay(&self, session: &DebugSession, command: &str) -> Login {
+    pub async fn stay<S: Session>(&self, session: &S, command: &str) -> Login {
         let output = self.path(&format!("login-{}", suffix()));
         let file = std::fs::File::create(&output).expect("created");
         let mut client = self.client_of("ssh", session);
@@ -285,7 +291,7 @@ impl Lab {
     }
 
     /// What a login that must be refused is told.
-    pub async fn refused_login(&self, session: &DebugSession) -> String {
+    pub async fn refused_login<S: Session>(&self, session: &S) -> String {
         let output = self.ssh(session, "true").await;
         assert_eq!(output.status.code(), Some(255), "a login got through: {}", text(&output.stdout));
         text(&output.stderr)
@@ -310,6 +316,9 @@ impl Lab {
         for (title, arguments) in [
             ("sessions", &["get", "debugsessions", "-n", namespace, "-o", "yaml"][..]),
             ("events", &["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"]),
+            ("recoveries", &["get", "breakglassvms", "-n", namespace, "-o", "yaml"]),
+            ("recovery pods", &["get", "pods", "-n", "sandglass-vm", "-o", "wide"]),
+            ("logs of recovery pods", &["logs", "-n", "sandglass-vm", "-l", "sandglass.dev/owner-kind=BreakglassVM", "--tail=40"]),
             ("session pods", &["get", "pods", "-n", DEBUG, "-o", "wide"]),
             ("events of the session pods", &["get", "events", "-n", DEBUG, "--sort-by=.lastTimestamp"]),
             ("controller", &["logs", "-n", SYSTEM, "-l", "app.kubernetes.io/component=controller", "--tail=40"]),

@@ -22,6 +22,17 @@ async fn recordings(lab: &Lab, arguments: &[&str]) -> Output {
     command.output().await.expect("sandglass")
 }
 
+/// What lies in a folder of the store: names and sizes.
+pub async fn objects(lab: &Lab, folder: &str) -> Vec<(String, u64)> {
+    let keys: Secret = lab.api_in(SYSTEM).get("sandglass-recording-store").await.expect("the store's keys");
+    for name in ["access-key-id", "secret-access-key"] {
+        std::fs::write(lab.path(name), &keys.data.as_ref().expect("data")[name].0).expect("written");
+    }
+    let store = json!({ "s3": { "bucket": "recordings", "endpoint": "http://10.244.0.1:8333", "allowHttp": true, "credentials": lab.path("") } });
+    let store = sandglass::store::open(&serde_json::from_value(store).expect("a store")).expect("a bucket");
+    store.list(folder).await.expect("listed").into_iter().map(|entry| (entry.name, entry.size)).collect()
+}
+
 async fn list(lab: &Lab, arguments: &[&str]) -> Vec<Value> {
     let output = recordings(lab, &[&["list", "--output", "json", "--namespace", &lab.namespace], arguments].concat()).await;
     assert!(output.status.success(), "{}", text(&output.stderr));

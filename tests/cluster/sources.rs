@@ -108,7 +108,7 @@ async fn assert_clean(lab: &Lab, session: &DebugSession, canaries: &Canaries) {
         .await;
     assert!(seen.contains("BUILD_CAUSE=pull-request-17"), "{seen}");
     canaries.assert_none_in("the session", &seen);
-    assert_eq!(status(session).stripped_env, STRIPPED);
+    assert_eq!(session.status.as_ref().expect("a status").stripped_env, STRIPPED);
     let pod = status(session).pod.expect("a pod");
     if on_the_node() {
         for process in node::processes_of(&pod.uid) {
@@ -147,7 +147,7 @@ async fn a_failed_job_without_its_secrets() {
     let_the_controller_read_builds(&lab).await;
     let session = lab.until("s", 30, "open", super::reading::is_open).await;
 
-    let image = status(&session).image.expect("an image");
+    let image = session.status.as_ref().expect("a status").image.clone().expect("an image");
     let pod = lab.pod(&session).await.expect("a pod");
     assert!(image.starts_with("local.test/ci-build"), "{image}");
     let around = lab.run(&session, "cat /etc/os-release; pwd; id -u; echo \"$PRICE\"; echo $EXTRA; /workspace/build.sh; true").await;
