@@ -3,6 +3,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+#[path = "support/sshd.rs"]
+mod sshd;
 #[path = "recovery_ssh/bench.rs"]
 mod bench;
 #[path = "recovery_ssh/login.rs"]

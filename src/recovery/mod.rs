@@ -46,6 +46,7 @@ pub fn run() -> anyhow::Result<u8> {
 }
 
 async fn serve(settings: RecoverySettings) -> anyhow::Result<u8> {
+    tracing::info!("started");
     let dialer = Dialer::new(&settings.certificate_authority)?;
     let deadline = Deadline::new(settings.expires_at, settings.remaining_seconds);
     let isolation = probe::start(settings.must_be_closed.clone());

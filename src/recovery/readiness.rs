@@ -40,8 +40,12 @@ async fn load(keyholder: &Keyholder, readiness: &watch::Sender<Readiness>) -> Re
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
+        let attempt = Instant::now();
         let error = match keyholder.load().await {
-            Ok(()) => return Readiness::Ready,
+            Ok(()) => {
+                tracing::info!(milliseconds = attempt.elapsed().as_millis(), "keys fetched");
+                return Readiness::Ready;
+            }
             Err(error) => error,
         };
         let held = Readiness::Held { last: !error.transient, reason: error.reason, message: error.message };

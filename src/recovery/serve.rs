@@ -8,6 +8,7 @@ use crate::link::message::{Exit, Start};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::rc::Rc;
+use std::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 /// The machine, as the link serves it.
@@ -62,12 +63,15 @@ impl Serve for Machine {
 
 impl Machine {
     async fn connect(&self, place: &Place, which: Which) -> Result<Connection, String> {
+        let began = Instant::now();
         let identity = self.keyholder.identity(which).await.map_err(|error| error.to_string())?;
-        let identity = match identity {
-            super::keyholder::Identity::Key(key) => super::ssh::Identity::Key(key),
-            super::keyholder::Identity::Certificate(certificate) => super::ssh::Identity::Certificate(certificate),
-        };
-        connect(place, &identity, self.keyholder.socket()).await.map_err(|error| error.to_string())
+        let connected = connect(place, &identity, self.keyholder.socket()).await;
+        let milliseconds = began.elapsed().as_millis();
+        match &connected {
+            Ok(_) => tracing::info!(milliseconds, "connected to {}", place.what),
+            Err(error) => tracing::warn!(milliseconds, %error, "no connection to {}", place.what),
+        }
+        connected.map_err(|error| error.to_string())
     }
 
     /// Runs a verb, and passes on what the hypervisor says as it comes.

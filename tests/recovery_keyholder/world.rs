@@ -165,11 +165,6 @@ pub struct Sshd {
 impl Sshd {
     /// None where there is no sshd, or no root to run it.
     pub fn start(folder: &Path, key: &PublicKey, authority: &PrivateKey) -> Option<Self> {
-        let home = std::env::var("HOME").unwrap_or_default();
-        let cached = PathBuf::from(home).join(".cache/sandglass-e2e/vm/sshd");
-        let (program, libraries) = [(PathBuf::from("/usr/sbin/sshd"), None), (cached.join("sshd"), Some(cached.join("lib")))]
-            .into_iter()
-            .find(|(program, _)| program.exists())?;
         if !is_root() {
             return None;
         }
@@ -188,12 +183,7 @@ impl Sshd {
              PermitRootLogin yes\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\n"
         );
         write("sshd_config", &settings);
-        let _ = std::fs::create_dir_all("/run/sshd");
-        let mut command = Command::new(program);
-        command.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
-        if let Some(libraries) = libraries {
-            command.env("LD_LIBRARY_PATH", libraries);
-        }
+        let mut command = super::sshd::serve(folder, &folder.join("sshd_config"), "")?;
         let log = std::fs::File::create(folder.join("sshd.log")).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Some(Self { child, port })

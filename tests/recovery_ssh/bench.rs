@@ -128,11 +128,8 @@ impl Machine {
     pub async fn start(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().display();
-        std::fs::create_dir_all("/run/sshd").expect("root");
         // One who is not root: sshd delivers no signals to root's processes.
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).expect("set");
-        let users = std::fs::read_to_string("/etc/passwd").expect("read");
-        std::fs::write(folder.path().join("passwd"), format!("{users}{USER}:x:4242:4242::/tmp:/bin/sh\n")).expect("written");
         let host_keys = ["ed25519", "ecdsa", "rsa"].map(|kind| new_key(folder.path(), &format!("host-{kind}"), kind)).to_vec();
         let key = new_key(folder.path(), "id", "ed25519");
         let agent = Agent::start(folder.path(), "holder");
@@ -146,10 +143,12 @@ impl Machine {
         );
         std::fs::write(folder.path().join("sshd_config"), configuration).expect("written");
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
-        let line = format!("mount --bind {path}/passwd /etc/passwd && exec /usr/sbin/sshd -D -e -f {path}/sshd_config");
-        let server = Command::new("unshare").args(["-m", "sh", "-c", &line]).stdin(Stdio::null()).stderr(log).spawn().expect("unshare");
+        let accounts = format!("{USER}:x:4242:4242::/tmp:/bin/sh\n");
+        let server = super::sshd::serve(folder.path(), &folder.path().join("sshd_config"), &accounts);
+        let mut server = server.expect("no sshd: run e2e/vm/build");
+        let server = server.stdin(Stdio::null()).stderr(log).spawn().expect("unshare");
         let machine = Self { folder, agent, host_keys, key, address, server };
-        eventually("sshd listens (apt-get install openssh-server)", || machine.log().contains("Server listening on")).await;
+        eventually("sshd listens", || machine.log().contains("Server listening on")).await;
         machine
     }
 

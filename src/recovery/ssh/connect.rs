@@ -2,10 +2,10 @@
 
 use super::error::{BANNER_LIMIT, TCP_LIMIT, WHOLE_LIMIT};
 use super::handler::{Arrival, Told, Translator};
-use super::identity::{Holder, Identity, SignError};
+use super::identity::{Holder, SignError, hash};
 use super::line::{self, Cut, Line, SILENCE_LIMIT, WINDOW};
 use super::pump::Reader;
-use super::{ConnectError, Place};
+use super::{ConnectError, Identity, Place};
 use russh::client::{AuthResult, Config, Handle, Msg};
 use russh::keys::agent::client::AgentClient;
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PublicKey};
@@ -137,7 +137,7 @@ impl Connection {
         let what = self.what;
         let not_signed = |reason: String| ConnectError::NotSigned { what, reason };
         let holder = UnixStream::connect(agent_socket).await.map_err(|failure| not_signed(failure.to_string()))?;
-        let (mut holder, user, hash) = (Holder(AgentClient::connect(holder)), place.user.as_str(), identity.hash());
+        let (mut holder, user, hash) = (Holder(AgentClient::connect(holder)), place.user.as_str(), hash(identity));
         let outcome = match identity {
             Identity::Key(key) => self.handle.authenticate_publickey_with(user, key.clone(), hash, &mut holder).await,
             Identity::Certificate(certificate) => {
@@ -240,7 +240,7 @@ mod tests {
         );
         assert_eq!(all.len(), 6);
         assert!(!all.contains(&Algorithm::Rsa { hash: None }));
-        assert_eq!(Identity::Key(keys[0].clone()).hash(), Some(HashAlg::Sha512));
-        assert_eq!(Identity::Key(keys[1].clone()).hash(), None);
+        assert_eq!(hash(&Identity::Key(keys[0].clone())), Some(HashAlg::Sha512));
+        assert_eq!(hash(&Identity::Key(keys[1].clone())), None);
     }
 }

@@ -1,29 +1,19 @@
 //! Who logs in, and how it is signed: by an ssh-agent socket of another process. No private key comes here.
 
+use crate::recovery::keyholder::Identity;
 use russh::Signer;
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
-use russh::keys::{Certificate, HashAlg, PublicKey};
+use russh::keys::{HashAlg, PublicKey};
 use tokio::net::UnixStream;
 
-/// Who logs in.
-#[derive(Clone, Debug)]
-pub enum Identity {
-    /// A key.
-    Key(PublicKey),
-    /// An OpenSSH user certificate.
-    Certificate(Box<Certificate>),
-}
-
-impl Identity {
-    /// The hash of an RSA key's signatures; other keys have none. SHA-1 is never used.
-    pub(super) fn hash(&self) -> Option<HashAlg> {
-        let algorithm = match self {
-            Self::Key(key) => key.algorithm(),
-            Self::Certificate(certificate) => certificate.algorithm(),
-        };
-        algorithm.is_rsa().then_some(HashAlg::Sha512)
-    }
+/// The hash of an RSA key's signatures; other keys have none. SHA-1 is never used.
+pub(super) fn hash(identity: &Identity) -> Option<HashAlg> {
+    let algorithm = match identity {
+        Identity::Key(key) => key.algorithm(),
+        Identity::Certificate(certificate) => certificate.algorithm(),
+    };
+    algorithm.is_rsa().then_some(HashAlg::Sha512)
 }
 
 /// Why there is no signature.

@@ -18,9 +18,9 @@ use tokio::net::TcpStream;
 /// A channel's window: what the machine may send before it is taken.
 pub(super) const WINDOW: u32 = 2 << 20;
 /// Output that waits for the user before the connection is not read any more.
-const HELD_LIMIT: u64 = 2 << 20;
+const HELD_LIMIT: u32 = 2 << 20;
 /// What a message costs beside its bytes.
-const MESSAGE_COST: u64 = 128;
+const MESSAGE_COST: u32 = 128;
 /// Messages that a channel's queue must hold: it never fills before the limit, so the library's loop never waits for it.
 pub(super) const MESSAGES: usize = (HELD_LIMIT / MESSAGE_COST) as usize + 1024;
 /// Read while a write waits: all that a machine can have under way.
@@ -89,7 +89,7 @@ impl Gate {
         let mut held = self.lock();
         if let Some(waiting) = held.channels.get_mut(&channel) {
             *waiting += cost(bytes);
-            held.closed |= held.total() > HELD_LIMIT;
+            held.closed |= held.total() > u64::from(HELD_LIMIT);
         }
     }
 
@@ -110,7 +110,7 @@ impl Gate {
     }
 
     fn open_below(&self, mut held: MutexGuard<'_, Held>) {
-        if held.closed && held.total() < HELD_LIMIT / 2 {
+        if held.closed && held.total() < u64::from(HELD_LIMIT / 2) {
             held.closed = false;
             drop(held);
             // It could not be heard while nobody listened.
@@ -144,7 +144,7 @@ impl Gate {
 }
 
 fn cost(bytes: usize) -> i64 {
-    i64::try_from(bytes as u64 + MESSAGE_COST).unwrap_or(i64::MAX)
+    i64::try_from(bytes as u64 + u64::from(MESSAGE_COST)).unwrap_or(i64::MAX)
 }
 
 /// Ends the connection at once when dropped, whatever the library is doing.
@@ -245,6 +245,7 @@ mod tests {
     use tokio::net::TcpSocket;
 
     const MUCH: usize = 3 << 20;
+    const LIMIT: usize = HELD_LIMIT as usize;
 
     async fn pair() -> (TcpStream, TcpStream) {
         // Small buffers: what is under way is in nobody's kernel.
@@ -294,7 +295,7 @@ mod tests {
         gate.took(7, 1000);
         gate.put(7, 1000);
         gate.put(9, 1 << 30);
-        gate.put(0, HELD_LIMIT as usize);
+        gate.put(0, LIMIT);
         far.write_all(b"x").await.expect("written");
         let mut byte = [0];
         let early = tokio::time::timeout(Duration::from_millis(200), line.read(&mut byte)).await;
@@ -302,11 +303,11 @@ mod tests {
         assert_eq!(gate.silent_for().as_secs(), 0);
         let release = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            gate.took(0, HELD_LIMIT as usize);
+            gate.took(0, LIMIT);
         };
         let read = tokio::time::timeout(Duration::from_secs(10), line.read(&mut byte));
         assert_eq!(tokio::join!(read, release).0.expect("it is woken").expect("read"), 1);
-        gate.put(7, 2 * HELD_LIMIT as usize);
+        gate.put(7, 2 * LIMIT);
         assert!(gate.lock().closed);
         gate.forget(7);
         assert!(!gate.lock().closed);

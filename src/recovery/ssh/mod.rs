@@ -17,7 +17,7 @@ pub use command::{CommandStream, Piece};
 pub use connect::{Connection, connect};
 pub use error::ConnectError;
 pub use forward::{AgentChannel, Forwards};
-pub use identity::Identity;
+pub use super::keyholder::Identity;
 pub use tunnel::Tunnel;
 
 use russh::keys::PublicKey;

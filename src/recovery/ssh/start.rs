@@ -1,6 +1,7 @@
 //! `Start::Process` on a machine: shell, command or SFTP, with terminal, environment, signals and the user's ssh-agent. The frames are those
 //! of a local process, but there are no keystrokes among them: whether the machine's terminal echoes cannot be seen from here, and what is typed
 //! without echo must not be told.
+//! OpenSSH's server delivers no signals to root's processes, only to those of other accounts; a terminal's ^C is a character and arrives.
 
 use super::pump::{Came, Input, Reader, Sink, come, send};
 use super::{Connection, Forwards};
