@@ -272,8 +272,11 @@ async fn a_closed_recording_whose_marker_stayed_is_left_as_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_is_recorded() {
     let (_folder, records) = in_folder();
-    let options =
-        Options { archive: Some(Arc::clone(&records.archive)), change: |session| session.spec.access.allow = Some(Vec::new()), ..Options::default() };
+    let options = Options {
+        archive: Some(Arc::clone(&records.archive)),
+        change: |session| session.spec.access.allow = Some(Vec::new()),
+        ..Options::default()
+    };
     let bench = Bench::start(options).await;
     let output = bench
         .script("ssh -R 0:127.0.0.1:9 s true; sftp -q s < /dev/null && exit 1; ssh -W 127.0.0.1:9 s < /dev/null && exit 1; exit 0")

@@ -3,12 +3,12 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
-#[path = "support/sshd.rs"]
-mod sshd;
 #[path = "recovery_keyholder/memory.rs"]
 mod memory;
 #[path = "recovery_keyholder/secrecy.rs"]
 mod secrecy;
+#[path = "support/sshd.rs"]
+mod sshd;
 #[path = "recovery_keyholder/vault.rs"]
 mod vault;
 #[path = "recovery_keyholder/world.rs"]

@@ -3,14 +3,14 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
-#[path = "support/sshd.rs"]
-mod sshd;
 #[path = "recovery_ssh/bench.rs"]
 mod bench;
 #[path = "recovery_ssh/login.rs"]
 mod login;
 #[path = "recovery_ssh/slow.rs"]
 mod slow;
+#[path = "support/sshd.rs"]
+mod sshd;
 #[path = "recovery_ssh/trouble.rs"]
 mod trouble;
 #[path = "recovery_ssh/user.rs"]

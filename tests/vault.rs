@@ -6,6 +6,7 @@
 #[path = "vault/support.rs"]
 mod support;
 
+use sandglass::vault::{Given, Vault, VaultError, Want, fetch};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -13,7 +14,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::{Bao, KEY, NARROW, Reply, handler, jwt, serve, serve_as};
-use sandglass::vault::{Given, Vault, VaultError, Want, fetch};
 use zeroize::Zeroizing;
 
 fn kv(path: &str, field: &str) -> Want {

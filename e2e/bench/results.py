@@ -19,6 +19,11 @@ GOALS = {
     "stored_zeros_mb": ("stored for 600 MB of zeros", "value", "<=", 1),
     "stored_typing_mb_per_hour": ("stored for an hour of typing", "value", "<=", 2),
     "apply_to_shell": ("apply to the first command", "ratio", "<=", 1.15),
+    # Measured, without a goal. The baseline of the first is plain ssh with the key at hand, of its parts the whole.
+    "apply_to_machine": ("apply to a machine's first byte", "value", "<=", None),
+    "apply_to_machine_pod": ("of it: until the recovery pod runs", "value", "<=", None),
+    "apply_to_machine_vault": ("of it: Vault", "value", "<=", None),
+    "apply_to_machine_ssh": ("of it: SSH to the machine", "value", "<=", None),
 }
 # Two halves of the baseline's own runs that differ by more than this say that the machine was not quiet.
 NOISE = 0.15
@@ -78,6 +83,8 @@ def noise(one):
 
 def reached(one):
     _, field, sign, goal = GOALS[one["name"]]
+    if goal is None:
+        return True
     return one[field] <= goal if sign == "<=" else one[field] >= goal
 
 
@@ -88,6 +95,8 @@ def number(value, unit):
 
 def cells(one):
     what, field, sign, goal = GOALS[one["name"]]
+    if goal is None:
+        return [one["name"], what, number(one["value"], one["unit"]), number(one["baseline"], one["unit"]), f"{one['ratio']:.2f}x", "", "", str(len(one["runs"]))]
     bar = f"{goal:g}x" if field == "ratio" else f"{goal:g} {one['unit']}"
     return [one["name"], what, number(one["value"], one["unit"]), number(one["baseline"], one["unit"]), f"{one['ratio']:.2f}x",
             f"{sign} {bar}", "reached" if reached(one) else "**missed**", str(len(one["runs"]))]

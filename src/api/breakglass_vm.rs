@@ -108,7 +108,13 @@ pub struct Target {
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9._-]*$"))]
     pub user: String,
     /// Its host keys, in the format of an OpenSSH `.pub` file. Pinned: another key is refused, and none is learned.
-    #[schemars(length(min = 1, max = 8), inner(length(min = 1, max = 4096), regex(pattern = r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+={0,3}( [^\r\n]*)?$")))]
+    #[schemars(
+        length(min = 1, max = 8),
+        inner(
+            length(min = 1, max = 4096),
+            regex(pattern = r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+={0,3}( [^\r\n]*)?$")
+        )
+    )]
     pub host_keys: Vec<String>,
 }
 
@@ -132,7 +138,13 @@ pub struct Hypervisor {
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9._-]*$"))]
     pub user: String,
     /// Its host keys, as the target's.
-    #[schemars(length(min = 1, max = 8), inner(length(min = 1, max = 4096), regex(pattern = r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+={0,3}( [^\r\n]*)?$")))]
+    #[schemars(
+        length(min = 1, max = 8),
+        inner(
+            length(min = 1, max = 4096),
+            regex(pattern = r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+={0,3}( [^\r\n]*)?$")
+        )
+    )]
     pub host_keys: Vec<String>,
     /// What the hypervisor calls the machine: a number, a name.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"))]

@@ -7,9 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::observe::Observed;
 use crate::api::BreakglassVM;
-use crate::api::breakglass_vm::KeySource;
+use crate::api::breakglass_vm::{KeySource, Vault};
 use crate::api::conditions::Reason;
+use crate::api::names::LINK_AUDIENCE;
 use crate::api::session::Session as _;
+use crate::domain::configuration::VaultServer;
 use crate::lifecycle::end::{ending, is_own, lost};
 use crate::lifecycle::look::look;
 use crate::lifecycle::pod_state::About;
@@ -92,18 +94,8 @@ pub(super) fn plan(session: &BreakglassVM, settings: &Settings) -> Result<Plan, 
             verbs: hypervisor.verbs.iter().map(|verb| verb.word().to_owned()).collect(),
         })
     });
-    let (address, vault_address) = vault_address(&spec.vault.address, settings)?;
-    Ok(Plan {
-        target,
-        hypervisor: hypervisor.transpose()?,
-        vault: VaultEndpoint {
-            address,
-            certificate_authority: spec.vault.ca_bundle.clone(),
-            auth_mount: spec.vault.auth_mount.clone(),
-            role: spec.vault.role.clone(),
-        },
-        vault_address,
-    })
+    let (vault, vault_address) = vault(&spec.vault, settings)?;
+    Ok(Plan { target, hypervisor: hypervisor.transpose()?, vault, vault_address })
 }
 
 fn invalid(message: String) -> Cause {
@@ -129,17 +121,37 @@ fn allowed(field: &str, address: SocketAddr, settings: &Settings) -> Result<Sock
     Ok(address)
 }
 
-fn vault_address(address: &str, settings: &Settings) -> Result<(String, SocketAddr), Cause> {
-    let address = address.trim_end_matches('/');
-    let host = address.strip_prefix("https://").unwrap_or_default();
-    let socket = host.parse().or_else(|_| host.trim_matches(['[', ']']).parse().map(|ip: IpAddr| SocketAddr::new(ip, 443)));
-    let socket = socket.map_err(|_| invalid(format!("spec.vault.address: {address} is not https://IP:port")))?;
-    Ok((address.to_owned(), allowed("spec.vault.address", socket, settings)?))
+/// The pod shows its token to this server, and whoever has the token can log in to Vault with it: only a server that the
+/// installation knows may see it.
+fn vault(vault: &Vault, settings: &Settings) -> Result<(VaultEndpoint, SocketAddr), Cause> {
+    let socket = VaultServer::socket(&vault.address);
+    let socket = socket.ok_or_else(|| invalid(format!("spec.vault.address: {} is not https://IP:port", vault.address)))?;
+    if vault.audience == LINK_AUDIENCE {
+        return Err(invalid(format!("spec.vault.audience: {LINK_AUDIENCE} is the audience of the pod's link: Vault needs one of its own")));
+    }
+    let servers = &settings.configuration.recoveries.vault_servers;
+    let Some(server) = servers.iter().find(|server| VaultServer::socket(&server.address) == Some(socket)) else {
+        return Err(Cause::new(
+            Reason::AddressNotAllowed,
+            format!(
+                "spec.vault.address: {} is not one of recoveries.vaultServers of the configuration: ask the operator to allow it",
+                vault.address
+            ),
+        ));
+    };
+    let endpoint = VaultEndpoint {
+        address: vault.address.trim_end_matches('/').to_owned(),
+        certificate_authority: server.ca_bundle.as_ref().unwrap_or(&vault.ca_bundle).clone(),
+        auth_mount: vault.auth_mount.clone(),
+        role: vault.role.clone(),
+    };
+    Ok((endpoint, socket))
 }
 
 fn endpoint(field: &str, address: SocketAddr, user: &str, host_keys: &[String], key: &KeySource) -> Result<Endpoint, Cause> {
     for line in host_keys {
-        PublicKey::from_openssh(line).map_err(|error| invalid(format!("{field}.hostKeys: not a public key in OpenSSH format ({error})")))?;
+        PublicKey::from_openssh(line)
+            .map_err(|error| invalid(format!("{field}.hostKeys: not a public key in OpenSSH format ({error})")))?;
     }
     Ok(Endpoint { address, user: user.to_owned(), host_keys: host_keys.to_vec(), key: key_place(user, key)? })
 }

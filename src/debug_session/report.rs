@@ -15,7 +15,9 @@ use crate::lifecycle::{Identity, status as shared_status};
 pub(super) async fn report(applied: Desired<Applied>, context: &Context, now: DateTime<Utc>) -> Result<Action, ReportError> {
     let Desired { session, identity, state: Applied(outcome) } = applied;
     let base = &context.base;
-    let Some(shared) = shared_status::status(&*session, &identity, &outcome, &base.settings, now) else { return Ok(Action::await_change()) };
+    let Some(shared) = shared_status::status(&*session, &identity, &outcome, &base.settings, now) else {
+        return Ok(Action::await_change());
+    };
     let status = status::status(&session, shared, Some(&outcome));
     report::report(base, &*session, &identity, &status, &status.session, now).await?;
     Ok(report::next(&outcome, &identity, now))

@@ -47,7 +47,8 @@ pub(super) fn siblings<'a>(own: &DebugSession, sessions: impl Iterator<Item = &'
         .filter(|other| other.metadata.namespace.as_deref() == Some(namespace) && project(namespace, other) == of_project)
         .filter_map(|other| {
             let holds = !has_no_pod_yet(other) && !is_over(other);
-            let asks = !has_ended(other) && !other.spec.end && other.metadata.deletion_timestamp.is_none() && !holds_condition(other, STALLED);
+            let asks =
+                !has_ended(other) && !other.spec.end && other.metadata.deletion_timestamp.is_none() && !holds_condition(other, STALLED);
             let name = ObjectName { namespace: namespace.to_owned(), name: other.metadata.name.clone()? };
             let created = to_chrono(other.metadata.creation_timestamp.as_ref()?);
             (holds || asks).then_some(Sibling { name, created, holds })

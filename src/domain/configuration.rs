@@ -159,8 +159,32 @@ pub struct Recoveries {
     pub user: i64,
     /// Limits of the pods.
     pub limits: BTreeMap<LimitName, Quantity>,
-    /// Networks in which Vault, machines and hypervisors may lie: an object that names another address is refused. Empty: none may.
+    /// Networks in which machines and hypervisors may lie: an object that names another address is refused. Empty: none may.
     pub allowed_networks: Vec<IpNet>,
+    /// The Vault servers. A pod shows its token to whom the object names, and the token opens Vault: so the installation says who
+    /// may be named. Empty: nobody.
+    pub vault_servers: Vec<VaultServer>,
+}
+
+/// A Vault server that objects may name.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VaultServer {
+    /// Its address as objects have it: `https://IP:port`.
+    pub address: String,
+    /// Certificates that vouch for it, PEM: in place of the object's.
+    #[serde(default)]
+    pub ca_bundle: Option<String>,
+}
+
+impl VaultServer {
+    /// Where it is; `None` for an address that is not `https://IP:port`.
+    #[must_use]
+    pub fn socket(address: &str) -> Option<SocketAddr> {
+        let host = address.trim_end_matches('/').strip_prefix("https://")?;
+        let without_port = || host.trim_matches(['[', ']']).parse().map(|ip: IpAddr| SocketAddr::new(ip, 443));
+        host.parse().or_else(|_| without_port()).ok()
+    }
 }
 
 impl Default for Recoveries {
@@ -172,6 +196,7 @@ impl Default for Recoveries {
             user: 10002,
             limits: limits("1", "256Mi", "64Mi"),
             allowed_networks: Vec::new(),
+            vault_servers: Vec::new(),
         }
     }
 }
@@ -337,6 +362,11 @@ impl Recoveries {
     fn check(&self) -> Result<(), ConfigurationError> {
         if !(1..=i64::from(i32::MAX)).contains(&self.user) {
             return Err(refuse("recoveries.user", "must be a user number above zero"));
+        }
+        for (index, server) in self.vault_servers.iter().enumerate() {
+            if VaultServer::socket(&server.address).is_none() {
+                return Err(refuse(format!("recoveries.vaultServers[{index}].address"), "must be https://IP:port, as objects have it"));
+            }
         }
         for name in [LimitName::Cpu, LimitName::Memory, LimitName::EphemeralStorage] {
             if self.limits.get(&name).and_then(thousandths).is_none_or(|value| value == 0) {

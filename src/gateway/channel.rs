@@ -355,10 +355,10 @@ struct AgentForward {
 impl AgentForward {
     /// A program connected to the forwarded socket: join it with a channel to the user's ssh-agent.
     fn connect(&self, number: u64) {
-        let Ok(place) = Arc::clone(&self.connection.agent_connections).try_acquire_owned() else { return };
-        if self.connection.channels().len() >= MOST_CHANNELS {
-            return;
-        }
+        let place = Arc::clone(&self.connection.agent_connections).try_acquire_owned();
+        let (Ok(place), true) = (place, self.connection.channels().len() < MOST_CHANNELS) else {
+            return self.connection.refused(None, "connection to the user's ssh-agent", "this connection has as many as it may have");
+        };
         let (connection, handle, pod) = (Arc::clone(&self.connection), self.handle.clone(), self.pod.clone());
         tokio::spawn(async move {
             join_agent(connection, handle, &pod, number).await;

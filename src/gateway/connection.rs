@@ -59,7 +59,7 @@ pub struct Connection {
     pub notice: watch::Sender<Option<Arc<str>>>,
     login: Mutex<Option<Login>>,
     /// What was decided before the recording began.
-    decisions: Mutex<Vec<AuditEvent>>,
+    decisions: Mutex<Vec<(DateTime<Utc>, AuditEvent)>>,
     /// From the login on, where recording is required. Ends with the last task that holds this connection.
     recorder: OnceLock<(Recorder, About)>,
     last_byte: AtomicI64,
@@ -119,7 +119,7 @@ impl Connection {
             certificate: credential.certificate(),
             reason: refusal,
         };
-        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).push(((self.gateway.now)(), event));
     }
 
     /// Begins the recording of whoever logged in, where it is required; gives its address.

@@ -1,24 +1,21 @@
 //! The translator between the SSH library and our own terms: callback in, message and reply out. No policy and no waiting:
 //! its callbacks run inside the connection's loop.
 
-use super::channel::{Channel, Ends, Shared, shared, take_input};
+use super::channel::{Channel, Shared, shared, take_input};
 use super::connection::{Connection, Login};
 use super::metrics::Kind;
 use super::output::{Output, signal_number};
+use super::program::Prepared;
 use super::report::{Event, Report};
 use super::sight::Sight;
-use crate::api::BreakglassVM;
-use crate::api::breakglass_vm::Verb;
-use crate::api::session::{Capability, ConnectionRecord, Session as _};
+use crate::api::session::{Capability, ConnectionRecord};
 use crate::domain::access::{Credential, Denied};
 use crate::domain::names::ObjectName;
-use crate::domain::power;
-use crate::domain::recording::Keystrokes;
-use crate::link::message::{Process, Program, Size, Start, Terminal};
+use crate::link::message::{Program, Size, Terminal};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
+use russh::{ChannelId, ChannelOpenFailure, Pty, Sig};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,20 +36,10 @@ const MOST_CHANNELS_EVER: u32 = 4096;
 const MOST_VARIABLES: usize = 64;
 const LONGEST_VARIABLE: usize = 4096;
 
-/// A session channel before its program: what the client asked for so far.
-struct Prepared {
-    write: ChannelWriteHalf<Msg>,
-    shared: Arc<Shared>,
-    ends: Ends,
-    terminal: Option<Terminal>,
-    environment: Vec<(String, String)>,
-    agent_forward: bool,
-}
-
 /// One connection's handler.
 pub struct Client {
-    connection: Arc<Connection>,
-    prepared: HashMap<ChannelId, Prepared>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) prepared: HashMap<ChannelId, Prepared>,
     dribbles: u32,
     opened: u32,
     logged_in: Option<oneshot::Sender<()>>,
@@ -100,94 +87,16 @@ impl Client {
     /// Whether there is room for one more channel; counts it.
     fn has_room(&mut self) -> bool {
         self.opened = self.opened.saturating_add(1);
-        self.opened <= MOST_CHANNELS_EVER && self.connection.channels().len() < MOST_CHANNELS
+        let room = self.opened <= MOST_CHANNELS_EVER && self.connection.channels().len() < MOST_CHANNELS;
+        if !room {
+            self.connection.refused(None, "channel", "this connection has as many as it may have");
+        }
+        room
     }
 
     fn channel(&self, id: ChannelId) -> Option<Arc<Shared>> {
         self.connection.channels().get(&id).cloned()
     }
-
-    /// Starts a program on a prepared channel, in a task of its own.
-    fn start(&mut self, id: ChannelId, program: Program, session: &mut Session) -> Outcome {
-        let (Some(prepared), Some(login)) = (self.prepared.remove(&id), self.connection.login()) else {
-            return session.channel_failure(id);
-        };
-        let mut prepared = prepared;
-        let program = match (login.authorized.forced_command(), program) {
-            (Some(forced), asked) => {
-                // Where forced commands look for what was asked, as with sshd.
-                if let Program::Command(command) = asked {
-                    prepared.environment.push(("SSH_ORIGINAL_COMMAND".into(), command));
-                }
-                Program::Command(forced.to_owned())
-            }
-            (None, program) => program,
-        };
-        let verb = match &program {
-            Program::Command(command) if login.authorized.object_kind() == BreakglassVM::KIND => {
-                power::asked(command, login.authorized.verbs())
-            }
-            _ => None,
-        };
-        let kind = match (&verb, &program) {
-            (Some(_), _) => Kind::Power,
-            (None, Program::Shell) => Kind::Shell,
-            (None, Program::Command(_)) => Kind::Command,
-            (None, Program::Sftp) => Kind::Sftp,
-        };
-        self.connection.gateway.metrics.channel(kind);
-        info!(connection = self.connection.id, session = %login.session, ?kind, terminal = prepared.terminal.is_some(), "channel");
-        session.channel_success(id)?;
-        match verb {
-            Some(verb) => self.power(id, prepared, login, verb, session),
-            None => self.process(id, prepared, login, program, session),
-        }
-        Ok(())
-    }
-
-    fn process(&self, id: ChannelId, prepared: Prepared, login: Login, program: Program, session: &Session) {
-        let agent_forward = prepared.agent_forward && login.authorized.allows(Capability::AgentForward);
-        let terminal = prepared.terminal.is_some();
-        let recording = &self.connection.gateway.configuration.recording;
-        let keystrokes = terminal && self.connection.recorder().is_some() && recording.keystrokes == Keystrokes::Echoed;
-        let Prepared { write, shared, ends, terminal: size, environment, .. } = prepared;
-        let process = Process { program, terminal: size, environment, agent_forward, keystrokes };
-        let sight = Sight::process(&self.connection, id.into(), &process);
-        let channel = self.begin(Begun { write, shared, ends, terminal, agent_forward }, login, sight, session);
-        tokio::spawn(channel.run(Start::Process(process)));
-    }
-
-    fn power(&self, id: ChannelId, prepared: Prepared, login: Login, verb: Result<Verb, String>, session: &Session) {
-        let Prepared { write, shared, ends, terminal, .. } = prepared;
-        let begun = Begun { write, shared, ends, terminal: terminal.is_some(), agent_forward: false };
-        let word = verb.as_ref().map_or("", |verb| verb.word());
-        let sight = Sight::power(&self.connection, id.into(), word);
-        let channel = self.begin(begun, login, sight, session);
-        match verb {
-            Ok(verb) => drop(tokio::spawn(channel.run(Start::Power { verb: verb.word().to_owned() }))),
-            Err(reason) => {
-                self.connection.refused(Some(id), "power verb", &reason);
-                tokio::spawn(channel.run_refused(reason));
-            }
-        }
-    }
-
-    fn begin(&self, begun: Begun, login: Login, sight: Arc<Sight>, session: &Session) -> Channel {
-        let Begun { write, shared, ends, terminal, agent_forward } = begun;
-        let _ = shared.sight.set(Arc::clone(&sight));
-        let handle = session.handle();
-        let output = Output::new(write, handle.clone(), terminal, Arc::clone(&self.connection), sight);
-        Channel { connection: Arc::clone(&self.connection), login, shared, ends, output, handle, agent_forward }
-    }
-}
-
-/// A channel whose program is known.
-struct Begun {
-    write: ChannelWriteHalf<Msg>,
-    shared: Arc<Shared>,
-    ends: Ends,
-    terminal: bool,
-    agent_forward: bool,
 }
 
 impl Drop for Client {
@@ -253,7 +162,11 @@ impl Handler for Client {
             ended_at: None,
             recording,
         };
-        self.connection.gateway.reports.send(Report { kind: login.authorized.object_kind(), session: login.session, event: Event::Connected(record) });
+        self.connection.gateway.reports.send(Report {
+            kind: login.authorized.object_kind(),
+            session: login.session,
+            event: Event::Connected(record),
+        });
         if let Some(logged_in) = self.logged_in.take() {
             let _ = logged_in.send(());
         }
@@ -304,15 +217,7 @@ impl Handler for Client {
         let output = Output::new(write, session.handle(), false, Arc::clone(&self.connection), sight);
         self.connection.channels().insert(output.id(), Arc::clone(&shared));
         let handle = session.handle();
-        let channel = Channel {
-            connection: Arc::clone(&self.connection),
-            login,
-            shared,
-            ends,
-            output,
-            handle,
-            agent_forward: false,
-        };
+        let channel = Channel { connection: Arc::clone(&self.connection), login, shared, ends, output, handle, agent_forward: false };
         tokio::spawn(channel.run_connect(reply, host.to_owned(), port));
         Ok(())
     }
@@ -345,7 +250,15 @@ impl Handler for Client {
                 prepared.environment.push((name.to_owned(), value.to_owned()));
                 session.channel_success(id)
             }
-            None => session.channel_failure(id),
+            None => {
+                let shown: String = name.chars().take(64).collect();
+                self.connection.refused(
+                    Some(id),
+                    &format!("variable {shown}"),
+                    "it is not one that clients may bring along, or there is no room",
+                );
+                session.channel_failure(id)
+            }
         }
     }
 

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod output;
 pub mod power;
 pub mod power_once;
+mod program;
 pub mod report;
 pub mod sight;
 pub mod socket;

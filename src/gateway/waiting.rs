@@ -1,9 +1,9 @@
 //! The time between a login and a linked pod: the user sees what is waited for.
 
 use super::Gateway;
+use super::connection::Login;
 use super::directory::pod_uid_of;
 use super::output::Output;
-use super::connection::Login;
 use crate::api::AnySession;
 use crate::api::conditions::OPEN;
 use std::time::Duration;

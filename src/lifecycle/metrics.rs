@@ -59,7 +59,9 @@ impl Passes {
     pub fn register(registry: &mut Registry) -> Self {
         let passes = Self {
             errors: Family::default(),
-            seconds: Family::new_with_constructor(|| Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])),
+            seconds: Family::new_with_constructor(|| {
+                Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
+            }),
             start_seconds: Family::new_with_constructor(|| {
                 Histogram::new([0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0])
             }),

@@ -80,7 +80,10 @@ pub fn read(pod: &Pod, about: About, events: &[PodEvent], settings: &Settings, n
         return state;
     }
     if pod.metadata.deletion_timestamp.is_some() {
-        return over(Reason::PodGone, format!("somebody deletes the session's pod; a session never gets another: create a new {}", about.kind));
+        return over(
+            Reason::PodGone,
+            format!("somebody deletes the session's pod; a session never gets another: create a new {}", about.kind),
+        );
     }
     match status.phase.as_deref() {
         Some("Failed" | "Succeeded") => return ended(status, about),
@@ -190,7 +193,8 @@ fn out_of_memory(about: About) -> PodState {
 
 /// An init container of ours that failed.
 fn init_failed(container: &ContainerStatus, about: About) -> Option<PodState> {
-    let end = terminated(container).filter(|end| end.exit_code != 0 && [AGENT_CONTAINER, TOOLS_CONTAINER].contains(&container.name.as_str()))?;
+    let end =
+        terminated(container).filter(|end| end.exit_code != 0 && [AGENT_CONTAINER, TOOLS_CONTAINER].contains(&container.name.as_str()))?;
     if end.reason.as_deref() == Some("OOMKilled") {
         return Some(out_of_memory(about));
     }

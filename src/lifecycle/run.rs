@@ -80,12 +80,13 @@ pub async fn run<D: Driver>(
         std::future::pending::<()>().await;
     };
     let configuration = controller::Config::default().concurrency(AT_ONCE);
-    let passes = applier(pass::<D>, error_policy::<D>, Arc::clone(&context), context.base().sessions.clone(), queue, configuration).for_each(|result| {
-        if let Err(controller::Error::QueueError(never)) = result {
-            match never {}
-        }
-        std::future::ready(())
-    });
+    let passes = applier(pass::<D>, error_policy::<D>, Arc::clone(&context), context.base().sessions.clone(), queue, configuration)
+        .for_each(|result| {
+            if let Err(controller::Error::QueueError(never)) = result {
+                match never {}
+            }
+            std::future::ready(())
+        });
     tokio::select! {
         () = passes => {}
         () = collect_orphans(&*context, &orphaned) => {}

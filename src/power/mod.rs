@@ -15,11 +15,11 @@ mod request;
 mod spool;
 mod verb;
 
+use crate::link::record::{Ending, Outcome, Record};
 use chrono::{DateTime, SecondsFormat, Utc};
 use log::{Log, Severity, printable};
 use options::{Options, USAGE};
 use output::{Output, Reader};
-use crate::link::record::{Ending, Outcome, Record};
 use request::{Request, Verb};
 use spool::{Spool, SpoolError};
 use std::ffi::{OsStr, OsString};

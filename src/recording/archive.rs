@@ -93,14 +93,14 @@ impl Archive {
 
     /// Begins a recording: `id` is the connection's, `earlier` what happened on it before the login. The address is where it will be.
     #[must_use]
-    pub fn begin(self: &Arc<Self>, id: &str, about: About, earlier: &[AuditEvent]) -> (Recorder, String) {
+    pub fn begin(self: &Arc<Self>, id: &str, about: About, earlier: &[(DateTime<Utc>, AuditEvent)]) -> (Recorder, String) {
         let started_at = (self.now)();
         let folder = format!("{}/{}/{}/{}/{id}", started_at.format("%Y-%m-%d"), about.namespace, about.name, about.uid);
         let address = format!("{}/{}", self.address, self.name(&folder));
         let recorder = Recorder::new(Arc::clone(self));
         recorder.audit(&AuditEvent::Connection(Box::new(about.clone())));
-        for event in earlier {
-            recorder.audit(event);
+        for (when, event) in earlier {
+            recorder.audit_at(*when, event);
         }
         let mut recorders = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
         recorders.retain(|known| known.strong_count() > 0);

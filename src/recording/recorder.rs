@@ -243,8 +243,13 @@ impl Recorder {
 
     /// Takes an event: never waits.
     pub fn audit(&self, event: &AuditEvent) {
+        self.audit_at((self.0.archive.now)(), event);
+    }
+
+    /// Takes an event that happened at another time: never waits.
+    pub fn audit_at(&self, when: DateTime<Utc>, event: &AuditEvent) {
         let mut line = Vec::new();
-        put_line(&mut line, (self.0.archive.now)(), event);
+        put_line(&mut line, when, event);
         self.take_small(line.len(), |pending, _| pending.audit.extend_from_slice(&line));
     }
 

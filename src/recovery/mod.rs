@@ -35,8 +35,9 @@ const EXIT_STOPPED: u8 = 128 + 15;
 pub fn run() -> anyhow::Result<u8> {
     // What connects to a machine may not be read by anybody beside it: no ptrace, no core dump. Children inherit it.
     nix::sys::prctl::set_dumpable(false).context("failed to become non-dumpable")?;
-    let text = std::env::var(RECOVERY_VARIABLE)
-        .with_context(|| format!("{RECOVERY_VARIABLE} is not set: this is started by the Sandglass controller in recovery pods, not by hand"))?;
+    let text = std::env::var(RECOVERY_VARIABLE).with_context(|| {
+        format!("{RECOVERY_VARIABLE} is not set: this is started by the Sandglass controller in recovery pods, not by hand")
+    })?;
     let settings: RecoverySettings = serde_json::from_str(&text).with_context(|| format!("failed to read {RECOVERY_VARIABLE}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
     let outcome = tokio::task::LocalSet::new().block_on(&runtime, serve(settings));

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Gate, Health, Leadership, Shutdown, Site, Supervisor, metrics, serve, while_leading};
+use crate::api::session::Session;
 use crate::api::{BreakglassVM, DebugSession, names};
 use crate::domain::configuration::Configuration;
-use crate::api::session::Session;
 use crate::kubernetes::time::Clock;
 use crate::kubernetes::{Recorder, connect, connect_for_lease};
 use crate::lifecycle::{self, Base, Driver, Guarded, Metrics, Passes, Settings};

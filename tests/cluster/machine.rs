@@ -33,7 +33,10 @@ fn state(path: &str) -> PathBuf {
 /// What is in one.
 pub fn read(path: &str) -> String {
     let path = state(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|problem| panic!("{}: {problem}: run e2e/vm/targets up", path.display())).trim().to_owned()
+    std::fs::read_to_string(&path)
+        .unwrap_or_else(|problem| panic!("{}: {problem}: run e2e/vm/targets up", path.display()))
+        .trim()
+        .to_owned()
 }
 
 /// Runs a script of e2e, which must succeed; what it prints.
@@ -165,7 +168,8 @@ impl Machine {
 
     /// Waits until a recovery is over, and looks that nothing of it is left.
     pub async fn until_gone(&self, lab: &Lab, name: &str, seconds: u64) -> BreakglassVM {
-        let over = |session: &BreakglassVM| has_ended(session) && condition(session, "Ready").is_some_and(|ready| ready.reason != "Terminating");
+        let over =
+            |session: &BreakglassVM| has_ended(session) && condition(session, "Ready").is_some_and(|ready| ready.reason != "Terminating");
         let session = lab.until_of(name, seconds, "over, with everything gone", over).await;
         assert_eq!(self.left(lab).await, Vec::<String>::new());
         session

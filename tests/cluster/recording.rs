@@ -28,7 +28,8 @@ pub async fn objects(lab: &Lab, folder: &str) -> Vec<(String, u64)> {
     for name in ["access-key-id", "secret-access-key"] {
         std::fs::write(lab.path(name), &keys.data.as_ref().expect("data")[name].0).expect("written");
     }
-    let store = json!({ "s3": { "bucket": "recordings", "endpoint": "http://10.244.0.1:8333", "allowHttp": true, "credentials": lab.path("") } });
+    let store =
+        json!({ "s3": { "bucket": "recordings", "endpoint": "http://10.244.0.1:8333", "allowHttp": true, "credentials": lab.path("") } });
     let store = sandglass::store::open(&serde_json::from_value(store).expect("a store")).expect("a bucket");
     store.list(folder).await.expect("listed").into_iter().map(|entry| (entry.name, entry.size)).collect()
 }

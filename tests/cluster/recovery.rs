@@ -123,7 +123,7 @@ async fn a_wedged_machine_comes_back_with_evidence_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verb_of_the_spec_runs_once() {
-    let lab = Lab::shared("vmonce").await;
+    let lab = Lab::alone("vmonce").await;
     let machine = Machine::take(&lab).await;
     script("vm/vm", &["pause"], "").await;
     machine.create(&lab, "devvm", json!({ "power": { "verb": "Cycle" } })).await;
@@ -133,11 +133,18 @@ async fn a_verb_of_the_spec_runs_once() {
     };
     let session = lab.until_of("devvm", 120, "done with spec.power", done).await;
     let power = session.status.as_ref().and_then(|status| status.power.clone()).expect("a power status");
-    assert_eq!((power.state, power.before.as_deref(), power.after.as_deref()), (PowerState::Succeeded, Some("paused"), Some("running")), "{power:?}");
+    assert_eq!(
+        (power.state, power.before.as_deref(), power.after.as_deref()),
+        (PowerState::Succeeded, Some("paused"), Some("running")),
+        "{power:?}"
+    );
     assert!(power.evidence.is_some_and(|address| address.contains("/evidence/")) && power.finished_at.is_some());
-    let connections = status(&lab.until_of("devvm", 10, "told of the run", |session: &BreakglassVM| {
-        status(session).connections.iter().any(|one| one.remote_address == "spec.power" && one.ended_at.is_some())
-    }).await)
+    let connections = status(
+        &lab.until_of("devvm", 10, "told of the run", |session: &BreakglassVM| {
+            status(session).connections.iter().any(|one| one.remote_address == "spec.power" && one.ended_at.is_some())
+        })
+        .await,
+    )
     .connections;
     assert!(connections.iter().any(|one| one.recording.is_some()), "{connections:?}");
     // A gateway that begins anew finds it done.
@@ -184,9 +191,8 @@ async fn a_host_key_that_is_not_pinned_is_refused_with_both_fingerprints() {
     let session = machine.open(&lab, "devvm", target).await;
     let output = lab.ssh(&session, "true").await;
     let words = text(&output.stderr);
-    let fingerprint = |line: &str| {
-        russh::keys::PublicKey::from_openssh(line).expect("a key").fingerprint(russh::keys::HashAlg::Sha256).to_string()
-    };
+    let fingerprint =
+        |line: &str| russh::keys::PublicKey::from_openssh(line).expect("a key").fingerprint(russh::keys::HashAlg::Sha256).to_string();
     assert_eq!(output.status.code(), Some(126), "{words}");
     for key in ["vm/host_key.pub", "vm/hypervisor_host_key.pub"] {
         assert!(words.contains(&fingerprint(&read(key))), "{words}");
@@ -298,7 +304,9 @@ async fn the_end_comes_in_the_middle_of_a_shell_and_of_a_verb() {
 
     script("vm/vm", &["stop-answering"], "").await;
     let notice = chrono::Utc::now() + chrono::TimeDelta::seconds(25);
-    machine.create(&lab, "verb", json!({ "notAfter": notice.format("%Y-%m-%dT%H:%M:%SZ").to_string(), "power": { "verb": "Reset" } })).await;
+    machine
+        .create(&lab, "verb", json!({ "notAfter": notice.format("%Y-%m-%dT%H:%M:%SZ").to_string(), "power": { "verb": "Reset" } }))
+        .await;
     let session = machine.until_gone(&lab, "verb", 90).await;
     assert!(open_message(&session).starts_with("Expired"), "{}", open_message(&session));
     let known = |session: &BreakglassVM| {

@@ -20,12 +20,8 @@ pub fn serve(folder: &Path, configuration: &Path, accounts: &str) -> Option<Comm
     let own = if users.contains("\nsshd:") { "" } else { "sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n" };
     std::fs::write(folder.join("passwd"), format!("{users}{own}{accounts}")).expect("written");
     std::fs::create_dir_all("/run/sshd").expect("root");
-    let line = format!(
-        "mount --bind {}/passwd /etc/passwd && exec {} -D -e -f {}",
-        folder.display(),
-        program.display(),
-        configuration.display()
-    );
+    let line =
+        format!("mount --bind {}/passwd /etc/passwd && exec {} -D -e -f {}", folder.display(), program.display(), configuration.display());
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &line]);
     if let Some(libraries) = libraries {

@@ -1,6 +1,7 @@
 //! A real `OpenBao`, a stand-in for the API server's TokenReview, and a TLS proxy in between that counts, records and breaks.
 
 use base64::Engine as _;
+use sandglass::vault::Vault;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::path::PathBuf;
@@ -11,12 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use sandglass::vault::Vault;
 use zeroize::Zeroizing;
 
 /// Where `e2e/vault/server install` puts the program.
 pub fn program() -> PathBuf {
-    let cache = std::env::var_os("SANDGLASS_E2E_CACHE").map_or_else(|| std::env::home_dir().expect("a home").join(".cache/sandglass-e2e"), PathBuf::from);
+    let cache = std::env::var_os("SANDGLASS_E2E_CACHE")
+        .map_or_else(|| std::env::home_dir().expect("a home").join(".cache/sandglass-e2e"), PathBuf::from);
     let program = cache.join("vault/bao");
     assert!(program.exists(), "{} is missing: run e2e/vault/server install", program.display());
     program

@@ -32,7 +32,7 @@ pub(crate) fn settings() -> Settings {
     let configuration = Configuration::parse(
         "gateway: { host: debug.example.com, port: 2222 }\n\
          sessions: { agentImage: 'registry.example.com/sandglass:1' }\n\
-         recoveries: { allowedNetworks: [10.0.20.0/24], avoidNodeLabels: [example.com/gpu], imagePullSecrets: [pull-secret] }\n\
+         recoveries: { allowedNetworks: [10.0.20.0/24], avoidNodeLabels: [example.com/gpu], imagePullSecrets: [pull-secret], vaultServers: [{ address: 'https://10.0.20.50:8200/' }] }\n\
          recording: { mode: Off }\n",
     );
     Settings {
@@ -78,7 +78,11 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Self {
         let fake = Fake::new(start());
-        fake.put("", "namespaces", json!({ "metadata": { "name": BOX, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } }));
+        fake.put(
+            "",
+            "namespaces",
+            json!({ "metadata": { "name": BOX, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } }),
+        );
         fake.put(
             "networking.k8s.io",
             "networkpolicies",

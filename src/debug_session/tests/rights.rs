@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::world::{BOX, World};
 use super::{life, refusals, robustness};
 use crate::breakglass_vm::tests::life as recovery;
-use crate::lifecycle::fake;
 use crate::kubernetes::time::Clock;
+use crate::lifecycle::fake;
 use crate::runtime::{Leadership, Supervisor, while_leading};
 use crate::sweeper::Sweeper;
 

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use crate::api::DebugSession;
 use crate::api::session::Session as _;
 use crate::debug_session::{Context, reconcile};
-use crate::lifecycle::fake::Fake;
-use crate::lifecycle::{Base, Error, Guarded, Metrics, Passes, Settings};
 use crate::domain::configuration::Configuration;
 use crate::kubernetes::Recorder;
 use crate::kubernetes::time::Clock;
+use crate::lifecycle::fake::Fake;
+use crate::lifecycle::{Base, Error, Guarded, Metrics, Passes, Settings};
 
 pub(crate) const GROUP: &str = "sandglass.dev";
 pub(crate) const SESSIONS: &str = "debugsessions";

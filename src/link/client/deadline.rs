@@ -20,11 +20,7 @@ impl Deadline {
     #[must_use]
     pub fn new(expires_at: DateTime<Utc>, remaining_seconds: u32) -> Self {
         let grace = TimeDelta::from_std(GRACE).unwrap_or_default();
-        Self {
-            wall: expires_at + grace,
-            started: Instant::now(),
-            length: Duration::from_secs(remaining_seconds.into()) + GRACE,
-        }
+        Self { wall: expires_at + grace, started: Instant::now(), length: Duration::from_secs(remaining_seconds.into()) + GRACE }
     }
 
     fn is_past(&self, wall: DateTime<Utc>, now: Instant) -> bool {

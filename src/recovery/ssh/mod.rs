@@ -13,11 +13,11 @@ mod signals;
 mod start;
 mod tunnel;
 
+pub use super::keyholder::Identity;
 pub use command::{CommandStream, Piece};
 pub use connect::{Connection, connect};
 pub use error::ConnectError;
 pub use forward::{AgentChannel, Forwards};
-pub use super::keyholder::Identity;
 pub use tunnel::Tunnel;
 
 use russh::keys::PublicKey;
