@@ -37,6 +37,8 @@ const FORGOTTEN: TimeDelta = TimeDelta::minutes(15);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a verb that could not be recorded is left alone.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How often it is tried to tell how a verb ended.
+const ATTEMPTS: u32 = 12;
 /// What stands for an address and a key where nobody logged in.
 const NOBODY: &str = "spec.power";
 
@@ -178,7 +180,22 @@ async fn begin<L: Ledger>(
     power.finished_at = Some(from_chrono((gateway.now)()));
     power.evidence = ended.evidence;
     power.message = Some(ended.message);
-    ledger.end(name, uid, Some(&power)).await
+    end(ledger, name, uid, &power).await
+}
+
+/// Tells how it ended; what is known must not be lost to an API server that is away for a while.
+async fn end<L: Ledger>(ledger: &L, name: &ObjectName, uid: &str, power: &PowerStatus) -> Result<(), String> {
+    let mut attempts = 0;
+    loop {
+        match ledger.end(name, uid, Some(power)).await {
+            Err(problem) if attempts < ATTEMPTS => {
+                attempts += 1;
+                tracing::warn!(session = %name, problem, "status.power could not be written yet");
+                tokio::time::sleep(PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// One run, with its recording.

@@ -33,7 +33,11 @@ fn patch(version: Option<&str>, uid: &str, power: Option<&PowerStatus>) -> Value
             "finishedAt": power.finished_at, "evidence": power.evidence, "message": power.message,
         })
     });
-    json!({ "metadata": { "resourceVersion": version, "uid": uid }, "status": { "power": power } })
+    let mut metadata = json!({ "uid": uid });
+    if let Some(version) = version {
+        metadata["resourceVersion"] = json!(version);
+    }
+    json!({ "metadata": metadata, "status": { "power": power } })
 }
 
 impl Ledger for Status {
@@ -69,5 +73,17 @@ impl Ledger for Status {
             Err(failure) if failure.code() == 404 || failure.code() == 409 => Ok(()),
             Err(failure) => Err(format!("{failure}: {}", failure.message())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_named_only_where_it_counts() {
+        // The API server refuses a version that is null.
+        assert_eq!(patch(None, "u", None), json!({ "metadata": { "uid": "u" }, "status": { "power": null } }));
+        assert_eq!(patch(Some("7"), "u", None)["metadata"], json!({ "uid": "u", "resourceVersion": "7" }));
     }
 }
