@@ -140,7 +140,6 @@ impl Reason {
                 | Self::InvalidSpec
                 | Self::SourceNotFound
                 | Self::SourceForbidden
-                | Self::VaultUnreachable
                 | Self::VaultSealed
                 | Self::VaultTlsFailed
                 | Self::VaultRoleUnknown

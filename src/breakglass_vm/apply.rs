@@ -87,7 +87,9 @@ async fn end(
     let Outcome::Ending { ending, pod, gone: true } = outcome else { return Ok(outcome) };
     delete_policy(identity, context).await.map_err(ApplyError::Call)?;
     let account = account_name(&identity.name.namespace, &session.spec.vault.role);
-    delete_accounts(context, |name| name == account).await.map_err(ApplyError::Call)?;
+    // Another object of the same role may be about to start.
+    let wanted = accounts_wanted(context, Some(&identity.uid));
+    delete_accounts(context, |name| name == account && !wanted.contains(name)).await.map_err(ApplyError::Call)?;
     Ok(Outcome::Ending { ending, pod, gone: true })
 }
 
@@ -101,8 +103,7 @@ async fn delete_policy(identity: &Identity, context: &Context) -> Result<(), Cal
     Ok(())
 }
 
-/// Deletes those accounts among `which` that no pod runs as. Should another object's pod be about to be created, that creation fails
-/// and its next pass makes the account again.
+/// Deletes those accounts among `which` that no pod runs as.
 async fn delete_accounts(context: &Context, which: impl Fn(&str) -> bool) -> Result<(), CallError> {
     let accounts: Api<ServiceAccount> = context.base.beside_pods();
     let ours = ListParams::default().labels(&names::of_kind(BreakglassVM::KIND));
@@ -135,14 +136,14 @@ pub(super) async fn collect(context: &Context) -> Result<(), CallError> {
             call_or_absent("delete an orphaned NetworkPolicy", policies.delete(&name, &precondition(policy.metadata.uid))).await?;
         }
     }
-    let live: BTreeSet<String> = context
-        .base
-        .sessions
-        .state()
-        .iter()
-        .filter_map(|guarded| guarded.0.as_ref().ok())
-        .filter(|session| !end::is_over(*session))
-        .filter_map(|session| Some(account_name(session.metadata.namespace.as_deref()?, &session.spec.vault.role)))
-        .collect();
-    delete_accounts(context, |name| !live.contains(name)).await
+    let wanted = accounts_wanted(context, None);
+    delete_accounts(context, |name| !wanted.contains(name)).await
+}
+
+/// Accounts of objects that are not over, `but` one.
+fn accounts_wanted(context: &Context, but: Option<&str>) -> BTreeSet<String> {
+    let all = context.base.sessions.state();
+    let live = all.iter().filter_map(|guarded| guarded.0.as_ref().ok()).filter(|session| !end::is_over(*session));
+    let others = live.filter(|session| session.metadata.uid.as_deref() != but || but.is_none());
+    others.filter_map(|session| Some(account_name(session.metadata.namespace.as_deref()?, &session.spec.vault.role))).collect()
 }

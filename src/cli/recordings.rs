@@ -215,7 +215,7 @@ fn of_url(url: &str, endpoint: Option<&str>) -> anyhow::Result<Recording> {
         "az" => {
             let (container, rest) = prefix.split_once('/').map_or((prefix.as_str(), ""), |(container, rest)| (container, rest));
             store.azure = Some(crate::domain::recording::Azure { account: first.into(), container: container.into(), access_key: None });
-            prefix = rest.to_owned();
+            prefix = String::from(rest);
         }
         "file" => {
             store.directory = Some(PathBuf::from(rest));

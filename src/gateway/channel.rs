@@ -5,7 +5,7 @@ use super::handler::MOST_CHANNELS;
 use super::inbox::{Budget, Inbox, Input};
 use super::metrics::Kind;
 use super::output::{Output, Stream};
-use super::power::Run;
+use super::power;
 use super::sight::Sight;
 use super::waiting::linked_pod;
 use super::{EXIT_CUT, EXIT_NOT_STARTED};
@@ -123,22 +123,18 @@ impl Channel {
             return self.refuse(&unrecorded).await;
         }
         self.greet().await;
-        let mut run = match &start {
-            Start::Power { verb } => Some(Run::new(verb, self.connection.evidence(self.output.id().into()))),
-            _ => None,
-        };
+        if let Start::Power { verb } = &start {
+            return self.power(&pod, verb).await;
+        }
         let opened = self.connection.gateway.registry.open(&pod, start).await;
         let exit = match opened {
             Ok(OpenChannel { socket, guard }) => {
-                let exit = self.bridge(socket, &pod, run.as_mut()).await;
+                let exit = self.bridge(socket, &pod).await;
                 drop(guard);
                 exit
             }
             Err(failure) => Some(Exit::Failed(failure.to_string())),
         };
-        if let Some(run) = run {
-            return self.conclude(run, exit).await;
-        }
         let exit = if let Some(exit) = exit {
             exit
         } else {
@@ -152,24 +148,26 @@ impl Channel {
         self.output.finish(&exit).await;
     }
 
-    /// Tells what became of a power verb: one line of JSON on standard output, and the exit code of a fence agent.
-    async fn conclude(&self, run: Run, exit: Option<Exit>) {
-        let broken = match &exit {
-            Some(Exit::Failed(message)) => Some(message.as_str()),
-            None => Some("the recovery's pod is gone"),
-            _ => None,
-        };
-        let ended = run.end(broken).await;
-        self.output.sight().powered(&ended);
+    /// Runs a power verb: one line of JSON on standard output, and the exit code of a fence agent. It goes on, and on record, when the
+    /// user leaves.
+    async fn power(&self, pod: &str, verb: &str) {
+        let evidence = self.connection.evidence(self.output.id().into());
+        let (mut words, ended) = power::start(&self.connection.gateway, pod, verb, evidence);
+        let sight = Arc::clone(self.output.sight());
+        let run = tokio::spawn(async move {
+            let ended = ended.await;
+            sight.powered(&ended);
+            ended
+        });
+        while let Some(words) = words.recv().await {
+            let _ = self.output.say(&words).await;
+        }
+        let Ok(ended) = run.await else { return };
         let _ = self.output.send(Stream::Out, ended.line().into()).await;
-        if ended.succeeded.is_none() {
+        if ended.outcome.is_none() {
             let _ = self.output.say(&ended.message).await;
         }
-        let code = match exit {
-            Some(Exit::Code(code)) if ended.succeeded.is_some() => code,
-            _ => 1,
-        };
-        self.output.finish(&Exit::Code(code)).await;
+        self.output.finish(&Exit::Code(ended.exit())).await;
     }
 
     /// Says no to a command, as its only output.
@@ -197,13 +195,13 @@ impl Channel {
     }
 
     /// Carries frames both ways until the process ended; `None` when the pod's side broke.
-    async fn bridge(&mut self, socket: ChannelSocket, pod: &str, run: Option<&mut Run>) -> Option<Exit> {
+    async fn bridge(&mut self, socket: ChannelSocket, pod: &str) -> Option<Exit> {
         let (sink, incoming) = socket.split();
         let Self { connection, shared, ends, output, handle, agent_forward, .. } = self;
         let forward =
             agent_forward.then(|| AgentForward { connection: Arc::clone(connection), handle: handle.clone(), pod: pod.to_owned() });
         tokio::select! {
-            exit = outward(incoming, output, connection, forward, run) => exit,
+            exit = outward(incoming, output, connection, forward) => exit,
             never = inward(sink, shared, ends, output.sight()) => match never {},
             never = notices(connection, output) => match never {},
         }
@@ -247,7 +245,7 @@ impl Channel {
         match opened {
             Ok((pod, OpenChannel { socket, guard })) => {
                 reply.accept().await;
-                self.bridge(socket, &pod, None).await;
+                self.bridge(socket, &pod).await;
                 drop(guard);
             }
             // 2 is SSH_OPEN_CONNECT_FAILED (RFC 4254, 5.1), with our words.
@@ -262,13 +260,7 @@ impl Channel {
 }
 
 /// From the pod to the user, until the process's status or the end of the stream.
-async fn outward(
-    mut incoming: Incoming,
-    output: &Output,
-    connection: &Connection,
-    forward: Option<AgentForward>,
-    mut run: Option<&mut Run>,
-) -> Option<Exit> {
+async fn outward(mut incoming: Incoming, output: &Output, connection: &Connection, forward: Option<AgentForward>) -> Option<Exit> {
     while let Some(Ok(message)) = incoming.next().await {
         connection.touch();
         let Message::Binary(data) = message else { continue };
@@ -277,13 +269,6 @@ async fn outward(
             _ if payload.is_empty() => {}
             frame::STDOUT => output.send(Stream::Out, payload).await.ok()?,
             frame::STDERR => output.send(Stream::Error, payload).await.ok()?,
-            frame::POWER => {
-                if let Some(run) = &mut run {
-                    for words in run.take(&payload).await {
-                        output.say(&words).await.ok()?;
-                    }
-                }
-            }
             frame::KEYSTROKES => output.sight().typed(payload),
             frame::STATUS => return serde_json::from_slice(&payload).ok(),
             frame::CLOSE => output.end().await.ok()?,
@@ -387,7 +372,7 @@ async fn join_agent(connection: Arc<Connection>, handle: Handle, pod: &str, numb
         let opened = channel.connection.gateway.registry.open(pod, Start::AgentConnection { connection: number }).await;
         if let Ok(OpenChannel { socket, guard }) = opened {
             let _guard: CancelGuard = guard;
-            channel.bridge(socket, pod, None).await;
+            channel.bridge(socket, pod).await;
         }
     };
     tokio::select! { () = serve => {} () = closed.cancelled() => {} _ = cut.wait_for(Option::is_some) => {} }

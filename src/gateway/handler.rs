@@ -245,21 +245,13 @@ impl Handler for Client {
 
     async fn env_request(&mut self, id: ChannelId, name: &str, value: &str, session: &mut Session) -> Outcome {
         let fits = is_accepted(name) && name.len() + value.len() < LONGEST_VARIABLE && !value.contains('\0');
-        match self.prepared.get_mut(&id).filter(|prepared| fits && prepared.environment.len() < MOST_VARIABLES) {
-            Some(prepared) => {
-                prepared.environment.push((name.to_owned(), value.to_owned()));
-                session.channel_success(id)
-            }
-            None => {
-                let shown: String = name.chars().take(64).collect();
-                self.connection.refused(
-                    Some(id),
-                    &format!("variable {shown}"),
-                    "it is not one that clients may bring along, or there is no room",
-                );
-                session.channel_failure(id)
-            }
+        if let Some(prepared) = self.prepared.get_mut(&id).filter(|prepared| fits && prepared.environment.len() < MOST_VARIABLES) {
+            prepared.environment.push((name.to_owned(), value.to_owned()));
+            return session.channel_success(id);
         }
+        let shown: String = name.chars().take(64).collect();
+        self.connection.refused(Some(id), &format!("variable {shown}"), "it is not one that clients may bring along, or there is no room");
+        session.channel_failure(id)
     }
 
     async fn agent_request(&mut self, id: ChannelId, _: &mut Session) -> Outcome<bool> {

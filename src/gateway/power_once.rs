@@ -4,7 +4,7 @@
 use super::Gateway;
 use super::directory::pod_uid_of;
 use super::listener::identifier;
-use super::power::{Ended, Run};
+use super::power::{self, Ended};
 use super::report::{Event, Report};
 use crate::api::BreakglassVM;
 use crate::api::breakglass_vm::{PowerState, PowerStatus, Verb};
@@ -12,29 +12,21 @@ use crate::api::session::{AnySession, ConnectionRecord, Session as _};
 use crate::domain::access::deadline;
 use crate::domain::names::ObjectName;
 use crate::kubernetes::time::{from_chrono, to_chrono};
-use crate::link::frame;
-use crate::link::message::{Exit, Start};
-use crate::link::registry::OpenChannel;
-use crate::recording::audit::{Ending, Opening};
+use crate::recording::audit::{AuditEvent, Ending, Opening};
+use crate::recording::evidence::Evidence;
 use crate::recording::format::Kind;
 use crate::recording::manifest::About;
 use crate::recording::recorder::{Recorder, Shown};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::StreamExt as _;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio_tungstenite::tungstenite::Message;
 
 /// Looks again this often, beside every change.
 const TICK: Duration = Duration::from_secs(5);
-/// Longest run; a hypervisor's own limits are shorter.
-const LONGEST: Duration = Duration::from_mins(10);
 /// After so long nobody is running it any more.
 const FORGOTTEN: TimeDelta = TimeDelta::minutes(15);
-/// How long the store may take before the verb begins.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a verb that could not be recorded is left alone.
 const PAUSE: Duration = Duration::from_secs(10);
 /// How often it is tried to tell how a verb ended.
@@ -46,8 +38,8 @@ const NOBODY: &str = "spec.power";
 pub trait Ledger: Send + Sync + 'static {
     /// Writes `status.power` where there is none, on this very version of the object. False: somebody else wrote first.
     fn begin(&self, session: &BreakglassVM, status: &PowerStatus) -> impl Future<Output = Result<bool, String>> + Send;
-    /// Writes how it ended; `None`: it was not begun after all.
-    fn end(&self, name: &ObjectName, uid: &str, status: Option<&PowerStatus>) -> impl Future<Output = Result<(), String>> + Send;
+    /// Writes how it ended, where it is still the run that was begun then.
+    fn end(&self, name: &ObjectName, uid: &str, status: &PowerStatus) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 /// What this replica is about.
@@ -66,8 +58,7 @@ pub async fn run<L: Ledger>(gateway: Arc<Gateway>, ledger: Arc<L>) {
         sessions.mark_unchanged();
         links.mark_unchanged();
         for session in gateway.directory.all() {
-            let AnySession::Vm(session) = &*session else { continue };
-            look(&gateway, &ledger, &mine, session);
+            look(&gateway, &ledger, &mine, &session);
         }
         tokio::select! {
             _ = sessions.changed() => (),
@@ -99,24 +90,26 @@ fn due(session: &BreakglassVM, end: Option<DateTime<Utc>>, now: DateTime<Utc>) -
     }
 }
 
-fn look<L: Ledger>(gateway: &Arc<Gateway>, ledger: &Arc<L>, mine: &Arc<Mutex<Mine>>, session: &BreakglassVM) {
-    let any = AnySession::from(session.clone());
+fn look<L: Ledger>(gateway: &Arc<Gateway>, ledger: &Arc<L>, mine: &Arc<Mutex<Mine>>, any: &Arc<AnySession>) {
+    let AnySession::Vm(session) = &**any else { return };
     let (Some(uid), Some(name)) = (session.metadata.uid.clone(), name_of(session)) else { return };
     let now = (gateway.now)();
-    let due = due(session, deadline(&any, gateway.configuration.ttl_cap()), now);
-    let pod = pod_uid_of(&any).filter(|pod| gateway.registry.is_ready(pod)).map(str::to_owned);
+    let due = due(session, deadline(any, gateway.configuration.ttl_cap()), now);
+    let pod = pod_uid_of(any).filter(|pod| gateway.registry.is_ready(pod)).map(str::to_owned);
     let mut state = mine.lock().unwrap_or_else(PoisonError::into_inner);
-    let waits = state.not_before.get(&uid).is_some_and(|until| Instant::now() < *until);
+    state.not_before.retain(|_, until| Instant::now() < *until);
+    let waits = state.not_before.contains_key(&uid);
     if due == Due::Nothing || waits || state.running.contains(&uid) || (due != Due::Forget && pod.is_none()) {
         return;
     }
     state.running.insert(uid.clone());
     drop(state);
-    let (gateway, ledger, mine, session) = (Arc::clone(gateway), Arc::clone(ledger), Arc::clone(mine), session.clone());
+    let (gateway, ledger, mine, any) = (Arc::clone(gateway), Arc::clone(ledger), Arc::clone(mine), Arc::clone(any));
     tokio::spawn(async move {
+        let AnySession::Vm(session) = &*any else { return };
         let outcome = match (due, pod) {
-            (Due::Begin(verb), Some(pod)) => begin(&gateway, &*ledger, &session, &name, &uid, verb, &pod).await,
-            _ => forget(&*ledger, &session, &name, &uid, now).await,
+            (Due::Begin(verb), Some(pod)) => begin(&gateway, &*ledger, session, &name, &uid, verb, &pod).await,
+            _ => forget(&*ledger, session, &name, &uid, now).await,
         };
         let mut state = mine.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(problem) = outcome {
@@ -136,7 +129,7 @@ async fn forget<L: Ledger>(ledger: &L, session: &BreakglassVM, name: &ObjectName
     power.state = PowerState::Unknown;
     power.finished_at = Some(from_chrono(now));
     power.message = Some("the gateway that ran it is gone: whether it took effect is not known; it is not run again".into());
-    ledger.end(name, uid, Some(&power)).await
+    ledger.end(name, uid, &power).await
 }
 
 async fn begin<L: Ledger>(
@@ -158,17 +151,18 @@ async fn begin<L: Ledger>(
         evidence: None,
         message: None,
     };
+    let (about, id) = (about(session, name, uid), identifier());
+    let evidence = gateway.archive.as_ref().map(|archive| archive.evidence(&about, &id, CHANNEL));
+    if let Some(evidence) = &evidence {
+        // What cannot be recorded is not begun, and may be later.
+        evidence.mark(verb.word()).await.map_err(|failure| failure.to_string())?;
+    }
     if !ledger.begin(session, &power).await? {
         return Ok(());
     }
     tracing::info!(session = %name, verb = verb.word(), "spec.power begins");
-    let attempt = Attempt::new(gateway, session, name, uid, verb);
-    if let Err(unrecorded) = attempt.is_recorded().await {
-        // Nothing was asked of the hypervisor yet.
-        ledger.end(name, uid, None).await?;
-        return Err(unrecorded);
-    }
-    let ended = attempt.run(pod).await;
+    let attempt = Attempt::new(gateway, name, id, verb, about);
+    let ended = attempt.run(pod, evidence).await;
     tracing::info!(session = %name, verb = verb.word(), succeeded = ended.succeeded, message = ended.message, "spec.power ended");
     power.state = match ended.succeeded {
         Some(true) => PowerState::Succeeded,
@@ -180,14 +174,17 @@ async fn begin<L: Ledger>(
     power.finished_at = Some(from_chrono((gateway.now)()));
     power.evidence = ended.evidence;
     power.message = Some(ended.message);
-    end(ledger, name, uid, &power).await
+    // The recording is open until then: a replica that is to stop waits for it.
+    let told = end(ledger, name, uid, &power).await;
+    drop(attempt);
+    told
 }
 
 /// Tells how it ended; what is known must not be lost to an API server that is away for a while.
 async fn end<L: Ledger>(ledger: &L, name: &ObjectName, uid: &str, power: &PowerStatus) -> Result<(), String> {
     let mut attempts = 0;
     loop {
-        match ledger.end(name, uid, Some(power)).await {
+        match ledger.end(name, uid, power).await {
             Err(problem) if attempts < ATTEMPTS => {
                 attempts += 1;
                 tracing::warn!(session = %name, problem, "status.power could not be written yet");
@@ -198,42 +195,41 @@ async fn end<L: Ledger>(ledger: &L, name: &ObjectName, uid: &str, power: &PowerS
     }
 }
 
+/// The only channel of such a recording.
+const CHANNEL: u32 = 0;
+
+fn about(session: &BreakglassVM, name: &ObjectName, uid: &str) -> About {
+    About {
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+        uid: uid.to_owned(),
+        requester: session.spec.requester.clone(),
+        commit: None,
+        pull_request: None,
+        run: None,
+        remote_address: NOBODY.into(),
+        fingerprint: NOBODY.into(),
+        certificate: None,
+    }
+}
+
 /// One run, with its recording.
 struct Attempt {
     gateway: Arc<Gateway>,
     name: ObjectName,
     id: String,
     verb: Verb,
-    about: About,
     recorder: Option<Recorder>,
 }
 
-/// The only channel of such a recording.
-const CHANNEL: u32 = 0;
-
 impl Attempt {
-    fn new(gateway: &Arc<Gateway>, session: &BreakglassVM, name: &ObjectName, uid: &str, verb: Verb) -> Self {
-        let about = About {
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
-            uid: uid.to_owned(),
-            requester: session.spec.requester.clone(),
-            commit: None,
-            pull_request: None,
-            run: None,
-            remote_address: NOBODY.into(),
-            fingerprint: NOBODY.into(),
-            certificate: None,
-        };
-        let id = identifier();
-        let begun = gateway.archive.as_ref().map(|archive| archive.begin(&id, about.clone(), &[]));
-        let (recorder, address) = begun.unzip();
-        let now = from_chrono((gateway.now)());
+    fn new(gateway: &Arc<Gateway>, name: &ObjectName, id: String, verb: Verb, about: About) -> Self {
+        let (recorder, address) = gateway.archive.as_ref().map(|archive| archive.begin(&id, about, &[])).unzip();
         let record = ConnectionRecord {
             id: id.clone(),
             key_fingerprint: NOBODY.into(),
             remote_address: NOBODY.into(),
-            started_at: now,
+            started_at: from_chrono((gateway.now)()),
             ended_at: None,
             recording: address,
         };
@@ -241,31 +237,19 @@ impl Attempt {
         if let Some(recorder) = &recorder {
             let opening = Opening { kind: "Power".into(), command: Some(format!("power {}", verb.word())), terminal: None };
             recorder.note(Kind::Open, CHANNEL, serde_json::to_vec(&opening).unwrap_or_default());
-            recorder.audit(&crate::recording::audit::AuditEvent::Channel { channel: CHANNEL, opening });
+            recorder.audit(&AuditEvent::Channel { channel: CHANNEL, opening });
         }
-        Self { gateway: Arc::clone(gateway), name: name.clone(), id, verb, about, recorder }
+        Self { gateway: Arc::clone(gateway), name: name.clone(), id, verb, recorder }
     }
 
-    async fn is_recorded(&self) -> Result<(), String> {
-        match &self.recorder {
-            Some(recorder) => recorder.flush(PATIENCE).await.map_err(|stopped| stopped.to_string()),
-            None => Ok(()),
-        }
-    }
-
-    async fn run(self, pod: &str) -> Ended {
-        let evidence = self.gateway.archive.as_ref().map(|archive| archive.evidence(&self.about, &self.id, CHANNEL));
-        let mut run = Run::new(self.verb.word(), evidence);
-        let opened = self.gateway.registry.open(pod, Start::Power { verb: self.verb.word().to_owned() }).await;
-        let broken = match opened {
-            Ok(OpenChannel { socket, guard }) => {
-                let followed = tokio::time::timeout(LONGEST, self.follow(socket, &mut run)).await;
-                drop(guard);
-                followed.unwrap_or_else(|_| Some(format!("no result within {} minutes", LONGEST.as_secs() / 60)))
+    async fn run(&self, pod: &str, evidence: Option<Evidence>) -> Ended {
+        let (mut words, ended) = power::start(&self.gateway, pod, self.verb.word(), evidence);
+        let told = async {
+            while let Some(words) = words.recv().await {
+                self.tell(&words).await;
             }
-            Err(failure) => Some(failure.to_string()),
         };
-        let ended = run.end(broken.as_deref()).await;
+        let (ended, ()) = tokio::join!(ended, told);
         if let Some(recorder) = &self.recorder {
             let how = ended.succeeded.map_or_else(|| Ending::Failure(ended.message.clone()), |done| Ending::Code(u32::from(!done)));
             recorder.note(Kind::Exit, CHANNEL, serde_json::to_vec(&how).unwrap_or_default());
@@ -275,33 +259,10 @@ impl Attempt {
         ended
     }
 
-    /// Until the stream ends; gives why, where that was not the hypervisor's doing.
-    async fn follow(&self, mut socket: crate::link::server::ChannelSocket, run: &mut Run) -> Option<String> {
-        while let Some(Ok(message)) = socket.next().await {
-            let Message::Binary(data) = message else { continue };
-            match frame::decode(data) {
-                Some((frame::POWER, piece)) => {
-                    for words in run.take(&piece).await {
-                        self.tell(&format!("{words}\n")).await;
-                    }
-                }
-                Some((frame::STDERR, words)) => self.tell(&String::from_utf8_lossy(&words)).await,
-                Some((frame::STATUS, status)) => {
-                    return match serde_json::from_slice(&status) {
-                        Ok(Exit::Failed(message)) => Some(message),
-                        _ => None,
-                    };
-                }
-                _ => {}
-            }
-        }
-        Some("the recovery's pod is gone".into())
-    }
-
     /// Into the recording: nobody looks.
     async fn tell(&self, words: &str) {
         if let Some(recorder) = &self.recorder {
-            let _ = recorder.shown(CHANNEL, Shown::Error, &Bytes::copy_from_slice(words.as_bytes())).await;
+            let _ = recorder.shown(CHANNEL, Shown::Error, &Bytes::from(format!("{words}\n"))).await;
         }
     }
 }
@@ -322,7 +283,7 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000, 0).expect("valid")
     }
 
-    fn object(power: serde_json::Value, status: serde_json::Value) -> BreakglassVM {
+    fn object(power: &serde_json::Value, status: &serde_json::Value) -> BreakglassVM {
         serde_json::from_value(json!({
             "apiVersion": "sandglass.dev/v1alpha1", "kind": "BreakglassVM",
             "metadata": { "name": "devvm", "namespace": "infra", "uid": "u" },
@@ -338,14 +299,14 @@ mod tests {
         let cycle = json!({ "verb": "Cycle" });
         let end = Some(now() + TimeDelta::minutes(10));
         let due = |object: &BreakglassVM, end| due(object, end, now());
-        assert_eq!(due(&object(cycle.clone(), json!({})), end), Due::Begin(Verb::Cycle));
-        assert_eq!(due(&object(json!(null), json!({})), end), Due::Nothing);
-        assert_eq!(due(&object(cycle.clone(), json!({})), Some(now())), Due::Nothing, "expired");
-        assert_eq!(due(&object(cycle.clone(), json!({})), None), Due::Nothing);
-        assert_eq!(due(&object(cycle.clone(), json!({ "endedAt": "2026-01-01T00:00:00Z" })), end), Due::Nothing);
+        assert_eq!(due(&object(&cycle, &json!({})), end), Due::Begin(Verb::Cycle));
+        assert_eq!(due(&object(&json!(null), &json!({})), end), Due::Nothing);
+        assert_eq!(due(&object(&cycle, &json!({})), Some(now())), Due::Nothing, "expired");
+        assert_eq!(due(&object(&cycle, &json!({})), None), Due::Nothing);
+        assert_eq!(due(&object(&cycle, &json!({ "endedAt": "2026-01-01T00:00:00Z" })), end), Due::Nothing);
         let begun = |state: &str, at: DateTime<Utc>| {
             let power = json!({ "verb": "Cycle", "state": state, "startedAt": from_chrono(at) });
-            object(cycle.clone(), json!({ "power": power }))
+            object(&cycle, &json!({ "power": power }))
         };
         for state in ["Running", "Succeeded", "Failed", "Unknown"] {
             assert_eq!(due(&begun(state, now()), end), Due::Nothing, "{state}");

@@ -8,7 +8,7 @@ use super::end::Cause;
 use super::observe::PodEvent;
 use super::pod_state::{self, About, PodState};
 use crate::api::conditions::Reason;
-use crate::api::session::{LinkState, Session};
+use crate::api::session::{LinkReport, LinkState, Session};
 
 /// How long a running agent may take to find a gateway before that is called a fault.
 const LINK_PATIENCE: TimeDelta = TimeDelta::seconds(60);
@@ -17,9 +17,16 @@ const LINK_PATIENCE: TimeDelta = TimeDelta::seconds(60);
 #[must_use]
 pub fn look<S: Session>(session: &S, about: About, pod: &Pod, events: &[PodEvent], settings: &Settings, now: DateTime<Utc>) -> PodState {
     let state = pod_state::read(pod, about, events, settings, now);
-    let PodState::Running { since } = state else { return state };
     let link = session.state().and_then(|state| state.link.as_ref());
-    let Some(link) = link.filter(|link| Some(&link.pod_uid) == pod.metadata.uid.as_ref()) else {
+    let link = link.filter(|link| Some(&link.pod_uid) == pod.metadata.uid.as_ref());
+    // A pod that refused ends by itself: why it did is what it said before.
+    if let (PodState::Over(_), Some(link)) = (&state, link)
+        && matches!(link.state, LinkState::Refused | LinkState::NotIsolated)
+    {
+        return linked(link);
+    }
+    let PodState::Running { since } = state else { return state };
+    let Some(link) = link else {
         return if now - since >= LINK_PATIENCE {
             PodState::Starting(Cause::new(
                 Reason::LinkFailed,
@@ -29,6 +36,11 @@ pub fn look<S: Session>(session: &S, about: About, pod: &Pod, events: &[PodEvent
             PodState::Starting(Cause::new(Reason::Starting, "the pod runs; waiting for its agent"))
         };
     };
+    linked(link)
+}
+
+/// What the pod's agent said last.
+fn linked(link: &LinkReport) -> PodState {
     let message = link.message.as_deref().unwrap_or_default();
     let reason = link.reason.as_deref().and_then(Reason::parse);
     match link.state {

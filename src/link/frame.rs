@@ -19,7 +19,8 @@ pub const SIGNAL: u8 = 5;
 pub const AGENT_CONNECTION: u8 = 6;
 /// Process to user's recording: keystrokes that went into a terminal while its echo was on. Only where [`super::message::Process`] asks.
 pub const KEYSTROKES: u8 = 7;
-/// Hypervisor to gateway: a piece of what `sandglass-power` writes ([`super::record`]).
+/// Hypervisor to gateway: a piece of what `sandglass-power` writes ([`super::record`]). An empty one comes first: from there on the verb may
+/// take effect.
 pub const POWER: u8 = 8;
 /// One byte: the stream that ends (half-close).
 pub const CLOSE: u8 = 255;

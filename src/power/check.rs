@@ -17,11 +17,13 @@ pub fn check(options: &Options, now: &str) -> (Vec<String>, bool) {
 }
 
 fn of_one(options: &Options, vm: &VmId, machine: &Machine, now: &str) -> Result<String, String> {
-    let spool = Spool::lock(&options.places.spool, vm, Verb::Status, now).map_err(|failure| failure.to_string())?;
+    let limit = || Deadline::after(options.limits.item);
+    let spool = Spool::lock(&options.places.spool, vm, Verb::Status, now, limit()).map_err(|failure| failure.to_string())?;
     let driver = driver::open(options, vm, machine, &spool);
-    let sight = driver.look(Deadline::after(options.limits.item)).map_err(|failure| failure.to_string())?;
-    let starts = options.verbs.iter().any(|verb| matches!(verb, Verb::Start | Verb::Cycle));
-    if starts {
+    let sight = driver.look(limit()).map_err(|failure| failure.to_string())?;
+    if options.verbs.contains(&Verb::Cycle) {
+        driver.can_start_again(limit()).map_err(|failure| failure.to_string())?;
+    } else if options.verbs.contains(&Verb::Start) {
         driver.can_start().map_err(|failure| failure.to_string())?;
     }
     let mut words = vec![sight.state.to_string()];

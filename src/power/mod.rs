@@ -12,11 +12,13 @@ mod output;
 mod program;
 mod qmp;
 mod request;
+mod spawn;
 mod spool;
 mod verb;
 
 use crate::link::record::{Ending, Outcome, Record};
 use chrono::{DateTime, SecondsFormat, Utc};
+use deadline::Deadline;
 use log::{Log, Severity, printable};
 use options::{Options, USAGE};
 use output::{Output, Reader};
@@ -106,7 +108,9 @@ fn carry_out(options: &Options, request: &Request, started: DateTime<Utc>, outpu
     outcome.vm = Some(request.vm.to_string());
     let Some(machine) = options.machines.get(&request.vm) else { return outcome };
     keep_going();
-    let spool = match Spool::lock(&options.places.spool, &request.vm, request.verb, &time(started)) {
+    // As long as another verb may take to look at a VM that does not answer.
+    let patience = Deadline::after(options.limits.item);
+    let spool = match Spool::lock(&options.places.spool, &request.vm, request.verb, &time(started), patience) {
         Ok(spool) => spool,
         Err(failure) => {
             outcome.state = if matches!(failure, SpoolError::Busy(_)) { Ending::Refused } else { Ending::Failed };
@@ -131,8 +135,9 @@ fn carry_out(options: &Options, request: &Request, started: DateTime<Utc>, outpu
     outcome
 }
 
-/// From here on a client that goes away, a hang-up or a polite request to end changes nothing. Blocked, not ignored: children
-/// would inherit that. Writing to a closed pipe is an error already and no signal.
+/// From here on a client that goes away, a hang-up or a polite request to end changes nothing. Programs inherit what is blocked as
+/// they inherit what is ignored, and few undo either: [`spawn`] lets it through again in them. Writing to a closed pipe is an error
+/// already and no signal.
 fn keep_going() {
     use nix::sys::signal::{SigSet, Signal};
     let mut signals = SigSet::empty();

@@ -2,6 +2,7 @@
 //! deadline. Their output goes to files, not pipes: a program may leave children behind that hold it open.
 
 use super::deadline::Deadline;
+use super::spawn::spawn;
 use super::spool::Spool;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsStr;
@@ -93,7 +94,7 @@ pub fn launch(program: &Path, argument: &str, spool: &Spool, deadline: Deadline)
 fn finish(mut command: Command, program: &Path, written: Option<[&File; 2]>, deadline: Deadline) -> Result<ExitStatus, ProgramError> {
     let failed = |source| ProgramError::Run { program: program.to_owned(), source };
     command.stdin(Stdio::null()).env_clear().env("PATH", PATH).current_dir("/").process_group(0);
-    let mut child = command.spawn().map_err(failed)?;
+    let mut child = spawn(&mut command).map_err(failed)?;
     loop {
         if let Some(status) = child.try_wait().map_err(failed)? {
             return Ok(status);
@@ -133,7 +134,7 @@ mod tests {
     fn spool(name: &str) -> (PathBuf, Spool) {
         let place = std::env::temp_dir().join(format!("sandglass-program-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&place).expect("create");
-        let spool = Spool::lock(&place, &VmId::of("1").expect("an id"), Verb::Status, "NOW").expect("locks");
+        let spool = Spool::lock(&place, &VmId::of("1").expect("an id"), Verb::Status, "NOW", Deadline::after(KILL_LIMIT)).expect("locks");
         (place, spool)
     }
 

@@ -1,14 +1,19 @@
 //! Files on the hypervisor: one folder that only this user can enter, in it a lock for each VM and what is being captured.
 
+use super::deadline::Deadline;
 use super::request::{Verb, VmId};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The lowest bits of a mode: what group and others may do.
 const OTHERS_BITS: u32 = 6;
+/// How often a lock that another verb holds is tried.
+const TICK: Duration = Duration::from_millis(20);
 
 /// Why there is no place to work in.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +30,7 @@ pub enum SpoolError {
     /// The folder is somebody else's, or open to others.
     #[error("{0} is not a folder that only this user can enter: remove it, or name another place with --spool")]
     NotPrivate(PathBuf),
-    /// Another verb is at work.
+    /// Another verb is at work, and went on for as long as it was waited for.
     #[error("another verb is being carried out on this VM: {0}; try again when it is done")]
     Busy(String),
 }
@@ -42,8 +47,8 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Takes the lock of a VM, below `place`.
-    pub fn lock(place: &Path, vm: &VmId, verb: Verb, now: &str) -> Result<Self, SpoolError> {
+    /// Takes the lock of a VM, below `place`. One that another verb holds is waited for until the deadline, and tried at least once.
+    pub fn lock(place: &Path, vm: &VmId, verb: Verb, now: &str, deadline: Deadline) -> Result<Self, SpoolError> {
         let root = private_folder(place)?;
         let lock_path = root.join(format!("{vm}.lock"));
         let failed = |path: &Path| {
@@ -58,7 +63,7 @@ impl Spool {
             .mode(0o600)
             .open(&lock_path)
             .map_err(failed(&lock_path))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !taken(&lock, deadline).map_err(failed(&lock_path))? {
             let mut holder = String::new();
             let _ = (&lock).take(256).read_to_string(&mut holder);
             return Err(SpoolError::Busy(holder));
@@ -102,6 +107,18 @@ impl Drop for Spool {
     }
 }
 
+/// Locks a file; false if another held it until the deadline. Tried again and again: a lock that is waited for knows no deadline.
+fn taken(lock: &File, deadline: Deadline) -> io::Result<bool> {
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if deadline.pause(TICK) => {}
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(false),
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+}
+
 /// The folder below `place`, which may be open to everybody: its name is no secret, so who made it is looked at.
 pub fn private_folder(place: &Path) -> Result<PathBuf, SpoolError> {
     let user = rustix::process::geteuid().as_raw();
@@ -119,6 +136,7 @@ pub fn private_folder(place: &Path) -> Result<PathBuf, SpoolError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     fn place(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("sandglass-spool-{name}-{}", std::process::id()));
@@ -131,13 +149,19 @@ mod tests {
     fn one_verb_at_a_time_for_each_vm() {
         let place = place("lock");
         let id = |text| VmId::of(text).expect("an id");
-        let held = Spool::lock(&place, &id("102"), Verb::Cycle, "NOW").expect("locks");
-        let busy = Spool::lock(&place, &id("102"), Verb::Stop, "LATER").expect_err("locked");
+        let lock = |vm, verb, now, limit| Spool::lock(&place, &id(vm), verb, now, Deadline::after(limit));
+        let held = lock("102", Verb::Cycle, "NOW", Duration::ZERO).expect("locks");
+        let (began, limit) = (Instant::now(), Duration::from_millis(300));
+        let busy = lock("102", Verb::Stop, "LATER", limit).expect_err("locked");
+        assert!(began.elapsed() >= limit, "{:?}", began.elapsed());
         assert!(busy.to_string().contains("cycle since NOW"), "{busy}");
-        let other = Spool::lock(&place, &id("103"), Verb::Stop, "LATER").expect("another VM");
+        let other = lock("103", Verb::Stop, "LATER", Duration::ZERO).expect("another VM");
         std::fs::write(held.path("left"), "x").expect("write");
-        drop((held, other));
-        let again = Spool::lock(&place, &id("102"), Verb::Stop, "LATER").expect("locks again");
+        let again = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| lock("102", Verb::Stop, "LATER", Duration::from_mins(1)));
+            drop((held, other));
+            waits.join().expect("joins").expect("locks again")
+        });
         assert!(!again.path("left").exists());
         let (mut written, mut read) = again.nameless().expect("a file");
         written.write_all(b"evidence").expect("write");

@@ -118,15 +118,22 @@ impl<F: AsFd> Session<'_, F> {
         match plan {
             Plan::Nothing(message) => return done(Ending::Succeeded, before.clone(), message.to_owned()),
             Plan::Impossible(message) => return done(Ending::Failed, before.clone(), message.to_owned()),
-            Plan::Start | Plan::StopAndStart => {
-                if let Err(failure) = self.driver.can_start() {
-                    return done(Ending::Failed, before.clone(), failure.to_string());
-                }
-            }
-            Plan::Reset | Plan::Stop => {}
+            Plan::Reset | Plan::Stop | Plan::Start | Plan::StopAndStart => {}
+        }
+        if let Err(failure) = self.can_start(plan) {
+            return done(Ending::Failed, before.clone(), failure.to_string());
         }
         let count = self.capture(before.as_ref());
         self.act(plan, count, before)
+    }
+
+    /// Whether a plan that ends with a start could be carried through.
+    fn can_start(&self, plan: Plan) -> Result<(), DriverError> {
+        match plan {
+            Plan::Start => self.driver.can_start(),
+            Plan::StopAndStart => self.driver.can_start_again(Deadline::after(self.options.limits.item)),
+            Plan::Nothing(_) | Plan::Impossible(_) | Plan::Reset | Plan::Stop => Ok(()),
+        }
     }
 
     fn act(&mut self, plan: Plan, count: Count, before: Option<State>) -> Done {

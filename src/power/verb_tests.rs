@@ -15,11 +15,13 @@ struct Pretended {
     /// This action fails, its work done or not.
     fails: Option<(&'static str, bool)>,
     startable: bool,
+    /// Whether it is there still when it has been stopped.
+    stays: bool,
 }
 
 impl Pretended {
     fn new(state: State) -> Self {
-        Self { state: RefCell::new(state), locked: None, done: RefCell::default(), fails: None, startable: true }
+        Self { state: RefCell::new(state), locked: None, done: RefCell::default(), fails: None, startable: true, stays: true }
     }
 
     fn act(&self, name: &'static str, state: State) -> Result<(), DriverError> {
@@ -45,6 +47,9 @@ impl Driver for Pretended {
     }
     fn can_start(&self) -> Result<(), DriverError> {
         if self.startable { Ok(()) } else { Err(DriverError::Unexpected("no program".into())) }
+    }
+    fn can_start_again(&self, _: Deadline) -> Result<(), DriverError> {
+        if self.stays { self.can_start() } else { Err(DriverError::Unexpected("gone when stopped".into())) }
     }
     fn reset(&self, _: Deadline) -> Result<(), DriverError> {
         self.act("reset", State::Running)
@@ -115,6 +120,23 @@ fn what_cannot_be_started_is_not_stopped() {
     driver.startable = false;
     let (done, actions) = carry_out("cycle", &driver);
     assert_eq!((done.ending, done.message.as_str(), actions), (Ending::Failed, "no program", vec![]));
+}
+
+#[test]
+fn only_a_cycle_that_stops_asks_whether_it_stays() {
+    use Ending::{Failed, Succeeded};
+    let cases: [(&str, State, Ending, &[&str]); 4] = [
+        ("cycle", State::Running, Failed, &[]),
+        ("cycle", State::Off, Succeeded, &["capture", "start"]),
+        ("start", State::Off, Succeeded, &["capture", "start"]),
+        ("stop", State::Running, Succeeded, &["capture", "stop"]),
+    ];
+    for (verb, before, ending, expected) in cases {
+        let mut driver = Pretended::new(before);
+        driver.stays = false;
+        let (done, actions) = carry_out(verb, &driver);
+        assert_eq!((done.ending, actions.as_slice()), (ending, expected), "{verb}: {done:?}");
+    }
 }
 
 #[test]

@@ -76,12 +76,26 @@ impl Evidence {
         &self.kept
     }
 
+    fn is_kept(&self, item: &str) -> bool {
+        self.kept.iter().any(|kept| kept.item == item)
+    }
+
+    /// Leaves a mark in the folder: what cannot be kept need not be begun.
+    ///
+    /// # Errors
+    /// The store does not take it.
+    pub async fn mark(&self, verb: &str) -> Result<(), StoreError> {
+        let mark = serde_json::json!({ "verb": verb, "time": (self.archive.now)() });
+        self.archive.bucket.create(&format!("{}/begun.json", self.folder), mark.to_string().into(), &[]).await
+    }
+
     /// Takes a piece of an item. Waits for the store once a part is full.
     pub async fn piece(&mut self, item: &str, bytes: &Bytes) {
         if self.coming.as_ref().is_some_and(|coming| coming.item != item) {
             self.end(None, "the next item began before this one was complete").await;
         }
-        if self.kept.len() >= MOST_ITEMS {
+        // What is kept is not kept again under the same name.
+        if self.kept.len() >= MOST_ITEMS || self.is_kept(item) {
             return;
         }
         self.total += bytes.len() as u64;
@@ -114,7 +128,7 @@ impl Evidence {
         if self.coming.as_ref().is_some_and(|coming| coming.item == item) {
             return self.end(Some(outcome), message.unwrap_or_default()).await;
         }
-        if self.kept.len() < MOST_ITEMS {
+        if self.kept.len() < MOST_ITEMS && !self.is_kept(item) {
             let (item, outcome, message) = (item.to_owned(), outcome.to_owned(), message.map(str::to_owned));
             self.kept.push(Kept { item, outcome, bytes: 0, parts: 0, sha256: None, message });
         }
@@ -131,7 +145,7 @@ impl Evidence {
             coming.store(&self.archive, &name).await;
         }
         let digest = coming.digest.finish();
-        let sha256 = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = crate::recording::format::hex(digest.as_ref());
         let not_stored = coming.failure.is_some();
         let message = coming.failure.or_else(|| (!message.is_empty()).then(|| message.to_owned()));
         self.kept.push(Kept {
@@ -148,8 +162,10 @@ impl Evidence {
 impl Coming {
     async fn store(&mut self, archive: &Archive, name: &str) {
         let bytes = std::mem::take(&mut self.pending).freeze();
-        match archive.bucket.create(name, bytes, &[]).await {
-            Ok(()) | Err(StoreError::AlreadyThere(_)) => self.parts += 1,
+        match archive.bucket.create(name, bytes.clone(), &[]).await {
+            Ok(()) => self.parts += 1,
+            // An attempt whose answer was lost.
+            Err(StoreError::AlreadyThere(_)) if archive.bucket.read(name).await.is_ok_and(|there| there == bytes) => self.parts += 1,
             Err(failure) => self.failure = Some(failure.to_string()),
         }
     }

@@ -11,8 +11,10 @@ use tokio::time::sleep;
 const QUIET: Duration = Duration::from_secs(4);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Time for a refusal to reach the gateways before the pod ends.
-const REPORT_GRACE: Duration = Duration::from_secs(3);
+/// Time for a refusal to reach the gateways and the object's status before the pod ends; usually it is deleted before.
+const REPORT_GRACE: Duration = Duration::from_secs(20);
+/// Vault says no also when it cannot ask the API server about the token: for so long that is not taken for its last word.
+const DENIED_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Brings `readiness` from unknown to its end.
 pub async fn prepare(mut isolation: watch::Receiver<Readiness>, keyholder: Rc<Keyholder>, readiness: watch::Sender<Readiness>) {
@@ -48,8 +50,9 @@ async fn load(keyholder: &Keyholder, readiness: &watch::Sender<Readiness>) -> Re
             }
             Err(error) => error,
         };
-        let held = Readiness::Held { last: !error.transient, reason: error.reason, message: error.message };
-        if !error.transient {
+        let may_pass = error.transient || (error.reason == "VaultDenied" && began.elapsed() < DENIED_PATIENCE);
+        let held = Readiness::Held { last: !may_pass, reason: error.reason, message: error.message };
+        if !may_pass {
             tracing::error!(reason = ?held, "no key");
             return held;
         }

@@ -81,35 +81,50 @@ impl Machine {
             return Err(format!("{verb} is not in spec.hypervisor.verbs"));
         }
         let (mut sink, mut incoming) = dial.await?.split();
-        let started = async {
-            let connection = self.connect(&hypervisor.place, Which::Hypervisor).await?;
+        let connected = tokio::select! {
+            connected = self.connect(&hypervisor.place, Which::Hypervisor) => connected,
+            // Nobody is there to record it: it is not begun.
+            () = gone(&mut incoming) => return Ok(()),
+        };
+        let begun = async {
+            let connection = connected?;
+            // From here on it may take effect.
+            sink.send(Message::Binary(frame::encode(frame::POWER, &[]))).await.map_err(|_| "the gateway is gone".to_owned())?;
             connection.command(&format!("{verb} {}", hypervisor.vm)).await.map_err(|error| error.to_string())
         };
-        let mut command = match started.await {
+        let mut command = match begun.await {
             Ok(command) => command,
-            Err(message) => return Ok(finish(sink, Exit::Failed(message)).await),
+            Err(message) => {
+                finish(sink, Exit::Failed(message)).await;
+                return Ok(());
+            }
         };
         tracing::info!(verb, "power verb");
         loop {
             let piece = tokio::select! {
                 piece = command.next() => piece,
-                gone = incoming.next() => match gone {
-                    Some(Ok(_)) => continue,
-                    // Nobody listens any more. The verb goes on without: what was begun is carried through over there.
-                    _ => return Ok(()),
-                },
+                // Nobody listens any more. The verb goes on without: what was begun is carried through over there.
+                () = gone(&mut incoming) => return Ok(()),
             };
             let (stream, bytes) = match piece {
                 Some(Piece::Stdout(bytes)) => (frame::POWER, bytes),
                 Some(Piece::Stderr(bytes)) => (frame::STDERR, bytes),
-                Some(Piece::Ended(exit)) => return Ok(finish(sink, exit).await),
-                None => return Ok(finish(sink, Exit::Failed(format!("{HYPERVISOR} said nothing more"))).await),
+                Some(Piece::Ended(exit)) => {
+                    finish(sink, exit).await;
+                    return Ok(());
+                }
+                None => return Err(format!("{HYPERVISOR} said nothing more")),
             };
             if sink.send(Message::Binary(frame::encode(stream, &bytes))).await.is_err() {
                 return Ok(());
             }
         }
     }
+}
+
+/// Returns when the other end is gone.
+async fn gone(incoming: &mut futures_util::stream::SplitStream<Socket>) {
+    while let Some(Ok(_)) = incoming.next().await {}
 }
 
 async fn finish(mut sink: futures_util::stream::SplitSink<Socket, Message>, exit: Exit) {

@@ -90,7 +90,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                 Ok(())
             }
         };
-        while_leading(lease_client, &leadership, shutdown.clone(), move || gates.iter().for_each(Gate::open), work).await
+        Box::pin(while_leading(lease_client, &leadership, shutdown.clone(), move || gates.iter().for_each(Gate::open), work)).await
     });
     supervisor.run(DRAIN).await
 }

@@ -34,6 +34,19 @@ pub async fn objects(lab: &Lab, folder: &str) -> Vec<(String, u64)> {
     store.list(folder).await.expect("listed").into_iter().map(|entry| (entry.name, entry.size)).collect()
 }
 
+/// The audit events of all recordings of this test, that are closed.
+pub async fn audit(lab: &Lab) -> String {
+    let mut events = String::new();
+    for recording in list(lab, &[]).await {
+        if recording["state"] == "Running" {
+            continue;
+        }
+        let id = recording["recording"].as_str().unwrap_or_default();
+        events += &text(&recordings(lab, &["export", id, "--format", "audit"]).await.stdout);
+    }
+    events
+}
+
 async fn list(lab: &Lab, arguments: &[&str]) -> Vec<Value> {
     let output = recordings(lab, &[&["list", "--output", "json", "--namespace", &lab.namespace], arguments].concat()).await;
     assert!(output.status.success(), "{}", text(&output.stderr));

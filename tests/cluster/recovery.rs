@@ -16,6 +16,12 @@ fn result(stdout: &[u8]) -> Value {
     serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap_or_else(|problem| panic!("{problem}: {text}"))
 }
 
+/// What was begun is carried through: the machine is given back when nothing is done to it any more.
+async fn no_verb_runs() {
+    let quiet = async || !std::process::Command::new("pgrep").args(["-x", "sandglass-power"]).output().expect("pgrep").status.success();
+    eventually("the hypervisor is quiet", 90, quiet).await;
+}
+
 /// The middle of a private key's text: what must be seen nowhere.
 fn needle(key: &str) -> String {
     key.lines().nth(2).expect("three lines").to_owned()
@@ -148,13 +154,13 @@ async fn a_verb_of_the_spec_runs_once() {
     .connections;
     assert!(connections.iter().any(|one| one.recording.is_some()), "{connections:?}");
     // A gateway that begins anew finds it done.
-    let console = read("vm/console.log").len();
+    let process = read("pids/vm");
     kubectl(&["rollout", "restart", "deployment/sandglass-gateway", "-n", SYSTEM]);
     kubectl(&["rollout", "status", "deployment/sandglass-gateway", "-n", SYSTEM, "--timeout=90s"]);
     let open = |session: &BreakglassVM| super::reading::is_open(session);
     let session = lab.until_of("devvm", 30, "open", open).await;
     eventually("the machine is back", 60, async || lab.ssh(&session, "true").await.status.success()).await;
-    assert!(read("vm/console.log").len() >= console, "it was not started a second time");
+    assert_eq!(read("pids/vm"), process, "it was started a second time");
     machine.end(&lab, "devvm").await;
 }
 
@@ -180,6 +186,35 @@ async fn a_pod_killed_in_the_middle_of_a_verb_never_has_it_run_twice() {
     let power = session.status.and_then(|status| status.power).expect("a power status");
     assert_eq!(power.state, PowerState::Unknown, "{power:?}");
     assert!(power.message.is_some_and(|message| message.contains("not known")), "it says so");
+    no_verb_runs().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verb_goes_on_and_is_on_record_when_its_user_leaves() {
+    let lab = Lab::shared("vmleave").await;
+    let machine = Machine::take(&lab).await;
+    let session = machine.open(&lab, "devvm", json!({})).await;
+    let before = read("pids/vm");
+    let mut client = lab.client_of("ssh", &session);
+    client.args(["s", "power cycle"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut child = client.spawn().expect("ssh");
+    let mut first = [0; 1];
+    let words = child.stderr.as_mut().expect("an output");
+    tokio::time::timeout(Duration::from_secs(30), tokio::io::AsyncReadExt::read_exact(words, &mut first))
+        .await
+        .expect("begun")
+        .expect("read");
+    child.kill().await.expect("killed");
+    eventually("the machine is started anew", 60, async || read("pids/vm") != before).await;
+    no_verb_runs().await;
+    let name = format!("e2e/evidence/{}/{}/devvm/", chrono::Utc::now().format("%Y-%m-%d"), lab.namespace);
+    let kept = async || super::recording::objects(&lab, &name).await.iter().any(|(name, _)| name.ends_with("/screen.png"));
+    eventually("the evidence is kept", 30, kept).await;
+    let told = async || super::recording::audit(&lab).await.contains("\"event\":\"power\"");
+    eventually("the run is on record", 30, told).await;
+    let audit = super::recording::audit(&lab).await;
+    assert!(audit.contains("\"state\":\"Succeeded\""), "{audit}");
+    machine.end(&lab, "devvm").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,10 +338,12 @@ async fn the_end_comes_in_the_middle_of_a_shell_and_of_a_verb() {
     machine.until_gone(&lab, "devvm", 40).await;
 
     script("vm/vm", &["stop-answering"], "").await;
-    let notice = chrono::Utc::now() + chrono::TimeDelta::seconds(25);
+    let notice = chrono::Utc::now() + chrono::TimeDelta::seconds(40);
     machine
         .create(&lab, "verb", json!({ "notAfter": notice.format("%Y-%m-%dT%H:%M:%SZ").to_string(), "power": { "verb": "Reset" } }))
         .await;
+    let begun = |session: &BreakglassVM| session.status.as_ref().is_some_and(|status| status.power.is_some());
+    lab.until_of("verb", 35, "begun", begun).await;
     let session = machine.until_gone(&lab, "verb", 90).await;
     assert!(open_message(&session).starts_with("Expired"), "{}", open_message(&session));
     let known = |session: &BreakglassVM| {
@@ -317,6 +354,7 @@ async fn the_end_comes_in_the_middle_of_a_shell_and_of_a_verb() {
     let power = session.status.and_then(|status| status.power).expect("a power status");
     assert!(matches!(power.state, PowerState::Unknown | PowerState::Failed), "{power:?}");
     script("vm/vm", &["continue"], "").await;
+    no_verb_runs().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -329,7 +367,7 @@ async fn a_hypervisor_that_cannot_be_reached_is_named() {
     let output = lab.ssh(&session, "power status").await;
     let words = text(&output.stderr);
     assert!(output.status.code() == Some(1) && words.contains("hypervisor"), "{words}");
-    assert_eq!(result(&output.stdout)["state"], "Unknown");
+    assert_eq!(result(&output.stdout)["state"], "Failed", "it was not begun");
     assert_eq!(lab.run(&session, "echo the machine is there").await, "the machine is there");
     machine.end(&lab, "devvm").await;
 }

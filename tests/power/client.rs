@@ -4,6 +4,7 @@ use crate::pretended_qemu::PretendedQemu;
 use crate::stage::{Stage, line};
 use sandglass::link::record::Ending;
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,7 @@ fn a_client_that_reads_nothing_does_not_hold_it_up() {
 }
 
 #[test]
-fn a_second_verb_on_the_same_vm_is_refused() {
+fn a_second_verb_on_the_same_vm_is_refused_when_it_has_waited() {
     let stage = Stage::new("busy");
     let qemu = PretendedQemu::silent(&stage);
     let vm = format!("vm-1={}", qemu.socket);
@@ -62,9 +63,32 @@ fn a_second_verb_on_the_same_vm_is_refused() {
     let mut first = stage.command(&options, "stop vm-1").stdout(Stdio::piped()).spawn().expect("spawn");
     let lock = stage.path(&format!("sandglass-power-{}/vm-1.lock", crate::stage::user()));
     crate::stage::wait_for("the lock", || std::fs::read_to_string(&lock).is_ok_and(|text| text.starts_with("stop since ")));
-    let second = stage.asked(&options, "cycle vm-1");
+    let second = stage.asked(&[&options[..4], &["--item-seconds", "1"]].concat(), "cycle vm-1");
+    assert!(second.took >= Duration::from_secs(1), "{:?}", second.took);
     assert_eq!((second.code, second.outcome().state), (1, Ending::Refused));
     assert!(second.outcome().message.contains("another verb is being carried out on this VM: stop since 20"), "{:?}", second.outcome());
     first.kill().expect("kill");
     first.wait().expect("wait");
+}
+
+#[test]
+fn a_second_verb_waits_for_one_that_ends_soon() {
+    let stage = Stage::new("waits");
+    let qemu = PretendedQemu::start(&stage, "running");
+    let options = options(&stage, &qemu);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    // While another client is connected QEMU says nothing: the first verb takes its whole limit.
+    let client = UnixStream::connect(&qemu.socket).expect("connect");
+    let hangs = [options.as_slice(), &["--item-seconds", "3"]].concat();
+    let mut first = stage.command(&hangs, "status vm-1").stdout(Stdio::null()).spawn().expect("spawn");
+    let lock = stage.path(&format!("sandglass-power-{}/vm-1.lock", crate::stage::user()));
+    crate::stage::wait_for("the lock", || std::fs::read_to_string(&lock).is_ok_and(|text| text.starts_with("status since ")));
+    let second = std::thread::scope(|scope| {
+        let second = scope.spawn(|| stage.asked(&options, "cycle vm-1"));
+        assert_eq!(first.wait().expect("wait").code(), Some(1), "it has seen nothing");
+        drop(client);
+        second.join().expect("joins")
+    });
+    assert_eq!((second.code, second.outcome().state), (0, Ending::Succeeded), "{:?}", second.outcome());
+    assert!(qemu.commands().contains(&"quit".to_owned()), "{:?}", qemu.commands());
 }

@@ -39,9 +39,11 @@ cd FOLDER; echo "virsh $*" >>calls
 [ "$1 $2" = "--connect qemu:///system" ] || exit 1
 shift 2
 case "$1" in
-  domstate) case "$(cat state)" in off) echo "shut off (destroyed)";; crashed) echo "crashed (panicked)";; *) echo "$(cat state) (unknown)";; esac; echo;;
+  domstate) if [ -f transient ] && [ "$(cat state)" = off ]; then echo "error: failed to get domain '$2'" >&2; exit 1; fi
+    case "$(cat state)" in off) echo "shut off (destroyed)";; crashed) echo "crashed (panicked)";; *) echo "$(cat state) (unknown)";; esac; echo;;
   domjobinfo) if [ -f job ]; then printf 'Job type:         Unbounded   \nOperation:        Backup      \n'; else echo "Job type:         None"; fi; echo;;
-  dominfo) printf 'Id:             1\nName:           %s\nState:          running\n\n' "$2";;
+  dominfo) if [ -f transient ]; then persistent=no; else persistent=yes; fi
+    printf 'Id:             1\nName:           %s\nState:          running\nPersistent:     %s\nAutostart:      disable\n\n' "$2" $persistent;;
   dumpxml) echo "<domain type='kvm' id='1'/>";;
   screenshot) printf 'P6\n2 2\n255\n' >"$3"; echo "Screenshot saved to $3, with type of image/x-portable-pixmap";;
   qemu-monitor-command) case "$3" in --hmp) echo "RIP=0";; --pretty) echo '{ "return": [] }';; esac;;
@@ -174,6 +176,24 @@ fn libvirt_cycles() {
 }
 
 #[test]
+fn what_is_gone_once_stopped_is_not_cycled() {
+    let virsh = StandIn::virsh("virsh-transient", "running").with("transient", "");
+    let ran = virsh.ask("cycle", &[]);
+    assert_eq!((ran.code, ran.outcome().state, ran.outcome().after.as_deref()), (1, Ending::Failed, Some("running")));
+    assert!(ran.outcome().message.starts_with("the domain is transient: once stopped it no longer exists"), "{:?}", ran.outcome());
+    assert_eq!((virsh.acts(), ran.parsed.len()), (vec![], 1), "nothing is captured and nothing done: {:?}", ran.parsed);
+    let options: Vec<&str> = virsh.options.iter().map(String::as_str).collect();
+    let (code, text) = virsh.stage.check(&options);
+    assert!(code == 1 && text.starts_with("web: the domain is transient"), "{text}");
+    let narrowed = virsh.stage.check(&[options.as_slice(), &["--verbs", "stop,start"]].concat());
+    assert_eq!(narrowed, (0, "web: ok, running, no console configured\n".to_owned()));
+    // Nobody can tell a domain that is gone from one that never was.
+    let ran = virsh.ask("stop", &["--verify-seconds", "1"]);
+    assert_eq!((ran.code, ran.outcome().after.as_deref()), (1, Some("unknown")), "{:?}", ran.outcome());
+    assert_eq!(virsh.acts(), ["virsh destroy web"]);
+}
+
+#[test]
 fn a_job_of_libvirt_is_respected() {
     let job = StandIn::virsh("virsh-job", "running").with("job", "");
     let ran = job.ask("stop", &[]);
@@ -199,6 +219,9 @@ fn the_real_virsh_is_understood() {
     assert!(ran.bytes("screen.png").starts_with(b"\x89PNG"));
     assert!(ran.text("domain.xml").contains("<name>test</name>") && ran.text("state.txt").contains("Persistent:"));
     assert_eq!(ran.item("registers.txt").outcome, Capture::Failed);
+    // Persistent, so a cycle goes as far as the stop.
+    let ran = stage.asked(&options, "cycle test");
+    assert!(ran.outcome().message.contains("it should be off after 2 s and is running"), "{:?}", ran.outcome());
     assert_eq!(stage.asked(&options, "reset test").outcome().state, Ending::Succeeded);
     let ran = stage.asked(&options, "status other");
     assert_eq!((ran.code, ran.outcome().after.as_deref()), (1, Some("unknown")));

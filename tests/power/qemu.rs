@@ -118,6 +118,17 @@ fn a_start_program_that_hangs_is_killed() {
     assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
 }
 
+/// What is started stays for as long as the VM: nothing of the mask that protects a verb may go with it.
+#[test]
+fn a_start_program_has_no_signal_blocked() {
+    let stage = Stage::new("mask");
+    let missing = PretendedQemu { seen: std::sync::Arc::default(), socket: stage.text("nothing.sock") };
+    let script = format!("#!/bin/sh\nexec grep SigBlk /proc/self/status >{}\n", stage.text("mask"));
+    let start = format!("vm-1={}", stage.program("start", &script));
+    ask(&stage, &missing, &["--start", &start, "--verify-seconds", "1"], "start");
+    assert_eq!(std::fs::read_to_string(stage.path("mask")).expect("read"), "SigBlk:\t0000000000000000\n");
+}
+
 #[test]
 fn check_tells_each_vm() {
     let stage = Stage::new("check");

@@ -63,5 +63,5 @@ fn the_pod_is_nobody_and_reaches_only_what_the_object_names() {
     let addresses: Vec<&Value> = holes["egress"].as_array().expect("holes").iter().map(|hole| &hole["to"][0]["ipBlock"]["cidr"]).collect();
     assert_eq!(addresses, ["10.0.20.50/32", "10.0.20.102/32", "10.0.20.2/32"]);
     assert_eq!(account.automount_service_account_token, Some(false));
-    assert!(account.metadata.labels.expect("labels").get("sandglass.dev/owner-uid").is_none(), "it is shared");
+    assert!(!account.metadata.labels.expect("labels").contains_key("sandglass.dev/owner-uid"), "it is shared");
 }

@@ -17,7 +17,7 @@ pub(crate) async fn from_creation_to_tombstone() {
     assert_eq!(world.beside("", "pods"), world.beside("networking.k8s.io", "networkpolicies"));
     world.open("devvm").await;
     world.change("devvm", |object| {
-        object["status"]["power"] = json!({ "verb": "Cycle", "state": "Running", "startedAt": "2027-01-15T08:00:00Z" })
+        object["status"]["power"] = json!({ "verb": "Cycle", "state": "Running", "startedAt": "2027-01-15T08:00:00Z" });
     });
 
     world.advance(TimeDelta::minutes(30));

@@ -27,6 +27,7 @@ const LATER: Duration = Duration::from_secs(5);
 const REPORT_GRACE: Duration = Duration::from_secs(3);
 
 /// Starts probing; the verdict changes once at the start, and again should an address open later.
+#[must_use]
 pub fn start(must_be_closed: Vec<SocketAddr>) -> watch::Receiver<Readiness> {
     let (sender, verdict) = watch::channel(Readiness::Unknown);
     tokio::task::spawn_local(async move {

@@ -138,8 +138,10 @@ pub trait Driver {
     fn parts(&self) -> &'static [(Part, &'static str)];
     /// Captures one part; never [`Part::Console`].
     fn capture(&self, part: Part, deadline: Deadline) -> Result<Evidence, DriverError>;
-    /// Whether it could be started: asked before it is stopped.
+    /// Whether it could be started.
     fn can_start(&self) -> Result<(), DriverError>;
+    /// Whether it could be started once it has been stopped: asked before a cycle stops it. Changes nothing.
+    fn can_start_again(&self, deadline: Deadline) -> Result<(), DriverError>;
     /// Presses the reset button, and lets the processors run.
     fn reset(&self, deadline: Deadline) -> Result<(), DriverError>;
     /// Pulls the plug.

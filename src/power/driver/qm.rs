@@ -78,6 +78,11 @@ impl Driver for Qm<'_> {
         super::executable(self.program)
     }
 
+    fn can_start_again(&self, _: Deadline) -> Result<(), DriverError> {
+        // Its configuration stays when it is stopped.
+        self.can_start()
+    }
+
     fn reset(&self, deadline: Deadline) -> Result<(), DriverError> {
         self.qm(&["reset", self.vm], deadline)?;
         // A VM that was not running is not made to run by a reset.

@@ -138,6 +138,11 @@ impl Driver for Monitor<'_> {
         }
     }
 
+    fn can_start_again(&self, _: Deadline) -> Result<(), DriverError> {
+        // What its start program needs is not known here.
+        self.can_start()
+    }
+
     fn reset(&self, deadline: Deadline) -> Result<(), DriverError> {
         let mut qmp = self.connect(deadline)?;
         qmp.execute("system_reset", &json!({}), deadline).map_err(DriverError::Qmp)?;

@@ -1,6 +1,7 @@
 //! libvirt, through `virsh`. Its words are those of the C locale: programs are started without one.
 //!
-//! Formats: libvirt, tools/virsh-domain-monitor.c (`domstate`) and tools/virsh-domain.c (`domjobinfo`).
+//! Formats: libvirt, tools/virsh-domain-monitor.c (`domstate`, `dominfo`) and tools/virsh-domain.c
+//! (`domjobinfo`).
 
 use super::{Driver, DriverError, Evidence, Part, Sight, State};
 use crate::power::deadline::Deadline;
@@ -90,6 +91,17 @@ impl Driver for Virsh<'_> {
         super::executable(self.program)
     }
 
+    fn can_start_again(&self, deadline: Deadline) -> Result<(), DriverError> {
+        self.can_start()?;
+        match persistent(&self.text(&["dominfo", self.vm], deadline)?) {
+            Some("yes") => Ok(()),
+            Some("no") => Err(DriverError::Unexpected(
+                "the domain is transient: once stopped it no longer exists; make it persistent (`virsh define`), or use reset".into(),
+            )),
+            _ => Err(DriverError::Unexpected("`virsh dominfo` does not tell whether the domain is persistent: it is not stopped".into())),
+        }
+    }
+
     fn reset(&self, deadline: Deadline) -> Result<(), DriverError> {
         self.virsh(&["reset", self.vm], deadline)?;
         // A domain that was not running is not made to run by a reset.
@@ -119,6 +131,11 @@ fn state(text: &str) -> Option<State> {
         ("paused", _) => State::Paused,
         (word, _) => State::Other(word.to_lowercase()),
     })
+}
+
+/// The word after `Persistent:` in the words of `dominfo`: `yes`, `no` or `unknown`.
+fn persistent(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("Persistent:")).map(str::trim)
 }
 
 /// The job in the words of `domjobinfo`: `None`, or a type and mostly an operation.
@@ -160,6 +177,15 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(state(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_persistent_is_understood() {
+        let text = |line: &str| format!("Id:             1\nName:           web\nState:          running\n{line}Autostart:      disable\n");
+        for word in ["yes", "no", "unknown"] {
+            assert_eq!(persistent(&text(&format!("Persistent:     {word}\n"))), Some(word));
+        }
+        assert_eq!(persistent(&text("")), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::messages::{Answer, Ask, KeyError, KeyRequest, Which};
 use russh::keys::{Certificate, PublicKey};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -24,8 +25,8 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// The keyholder also dies with the thread that started it: start it from one that lasts as long as this process.
 pub struct Keyholder {
     socket: PathBuf,
-    /// None after a call that did not run to its end: the next answer might be to that one.
-    pipes: Mutex<Option<Pipes>>,
+    /// None after an answer that did not come: the next one might be to that call.
+    pipes: Arc<Mutex<Option<Pipes>>>,
     ended: watch::Receiver<bool>,
     waiter: JoinHandle<()>,
 }
@@ -70,13 +71,13 @@ impl Keyholder {
         let line = serde_json::to_string(request)? + "\n";
         asks.write_all(line.as_bytes()).await?;
         let (gone, ended) = watch::channel(false);
-        let pipes = Mutex::new(Some(Pipes { asks, answers: BufReader::new(answers).lines() }));
+        let pipes = Arc::new(Mutex::new(Some(Pipes { asks, answers: BufReader::new(answers).lines() })));
         Ok(Self { socket: request.socket.clone(), pipes, ended, waiter: tokio::spawn(wait(child, gone)) })
     }
 
     /// Has everything fetched. After an error that is transient it may be asked again.
     ///
-    /// One call at a time; others wait. A call that is dropped before its end makes the keyholder unusable, and it ends.
+    /// One call at a time; others wait. A call that is dropped goes on by itself.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -87,7 +88,7 @@ impl Keyholder {
         }
     }
 
-    /// As what to log in now. For a key that is signed this may take another fetch. As to dropped calls see [`Self::load`].
+    /// As what to log in now. For a key that is signed this may take another fetch.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -114,22 +115,34 @@ impl Keyholder {
 
     /// Has everything wiped and the process ended, by force after a few seconds.
     pub async fn close(&self) {
-        let _ = self.ask(Ask::Close, CLOSE).await;
-        // The end of its standard input is its end.
-        drop(self.pipes.lock().await.take());
-        let _ = timeout(CLOSE, self.ended()).await;
+        let close = async {
+            let _ = self.ask(Ask::Close, CLOSE).await;
+            // The end of its standard input is its end.
+            drop(self.pipes.lock().await.take());
+            self.ended().await;
+        };
+        if timeout(CLOSE, close).await.is_err() {
+            // With the task goes the process.
+            self.waiter.abort();
+        }
     }
 
+    /// In a task of its own: whoever asks may be gone before the answer, and the next one must not get it.
     async fn ask(&self, ask: Ask, limit: Duration) -> Result<Answer, KeyError> {
-        let mut place = self.pipes.lock().await;
-        // Put back only after an answer.
-        let mut pipes = place.take().ok_or_else(gone)?;
-        let answer = timeout(limit, pipes.ask(ask)).await.map_err(|_| KeyError::failed("the keyholder does not answer: it was ended"))?;
-        let answer = answer.ok_or_else(gone)?;
-        *place = Some(pipes);
-        match answer {
-            Answer::Failed(error) => Err(error),
-            answer => Ok(answer),
+        let pipes = Arc::clone(&self.pipes);
+        let asked = tokio::spawn(async move {
+            let mut place = pipes.lock().await;
+            // Put back only after an answer.
+            let mut pipes = place.take().ok_or_else(gone)?;
+            let answer = timeout(limit, pipes.ask(ask)).await;
+            let answer = answer.map_err(|_| KeyError::failed("the keyholder does not answer: it was ended"))?.ok_or_else(gone)?;
+            *place = Some(pipes);
+            Ok(answer)
+        });
+        match asked.await {
+            Ok(Ok(Answer::Failed(error)) | Err(error)) => Err(error),
+            Ok(answer) => answer,
+            Err(_) => Err(gone()),
         }
     }
 }

@@ -115,8 +115,7 @@ impl Connection {
             match come(reader).await {
                 Some(Came::Frame(frame)) => {
                     if send(sink, frame).await.is_err() {
-                        // The gateway is gone; the input finds that too.
-                        return std::future::pending().await;
+                        return Exit::Failed("the gateway is gone".into());
                     }
                 }
                 Some(Came::Exit(ended)) => exit = Some(ended),

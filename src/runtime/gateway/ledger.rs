@@ -1,10 +1,11 @@
 //! `status.power`, as gateways write it: begun on the version of the object that was read, so that one of several replicas wins.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use crate::api::breakglass_vm::PowerStatus;
+use crate::api::breakglass_vm::{PowerState, PowerStatus};
 use crate::api::{BreakglassVM, names};
 use crate::domain::names::ObjectName;
 use crate::gateway::power_once::Ledger;
@@ -15,75 +16,63 @@ const ATTEMPTS: u32 = 8;
 /// In the API server.
 pub struct Status(pub Client);
 
-impl Status {
-    fn api(&self, namespace: &str) -> Api<BreakglassVM> {
-        Api::namespaced(self.0.clone(), namespace)
-    }
-}
-
 fn parameters() -> PatchParams {
     PatchParams { field_manager: Some(names::GATEWAY_MANAGER.into()), ..PatchParams::default() }
 }
 
-/// A merge keeps what is not named: fields that are gone are named as null.
-fn patch(version: Option<&str>, uid: &str, power: Option<&PowerStatus>) -> Value {
-    let power = power.map(|power| {
-        json!({
-            "verb": power.verb, "state": power.state, "before": power.before, "after": power.after, "startedAt": power.started_at,
-            "finishedAt": power.finished_at, "evidence": power.evidence, "message": power.message,
-        })
+/// On this very version. A merge keeps what is not named: fields that are gone are named as null.
+fn patch(metadata: &ObjectMeta, power: &PowerStatus) -> Value {
+    let power = json!({
+        "verb": power.verb, "state": power.state, "before": power.before, "after": power.after, "startedAt": power.started_at,
+        "finishedAt": power.finished_at, "evidence": power.evidence, "message": power.message,
     });
-    let mut metadata = json!({ "uid": uid });
-    if let Some(version) = version {
-        metadata["resourceVersion"] = json!(version);
-    }
-    json!({ "metadata": metadata, "status": { "power": power } })
+    json!({ "metadata": { "resourceVersion": metadata.resource_version, "uid": metadata.uid }, "status": { "power": power } })
 }
 
-impl Ledger for Status {
-    async fn begin(&self, session: &BreakglassVM, status: &PowerStatus) -> Result<bool, String> {
-        let metadata = &session.metadata;
-        let (name, namespace) = (metadata.name.as_deref().unwrap_or_default(), metadata.namespace.as_deref().unwrap_or_default());
-        let uid = metadata.uid.as_deref().unwrap_or_default();
-        let api = self.api(namespace);
-        // Other writers of status come between: what counts is that nobody has begun.
+impl Status {
+    /// Writes where the object, read live, passes; others that write status come between, and it is read again. False: it does not pass.
+    async fn write(
+        &self,
+        name: &ObjectName,
+        uid: &str,
+        power: &PowerStatus,
+        passes: impl Fn(&BreakglassVM) -> bool + Send + Sync,
+    ) -> Result<bool, String> {
+        let api: Api<BreakglassVM> = Api::namespaced(self.0.clone(), &name.namespace);
         for _ in 0..ATTEMPTS {
-            let live = call_or_absent("read the recovery", api.get(name)).await.map_err(|failure| failure.to_string())?;
-            let Some(live) = live.filter(|live| live.metadata.uid.as_deref() == Some(uid)) else { return Ok(false) };
-            let state = live.status.as_ref();
-            if live.spec.end || state.is_some_and(|state| state.power.is_some() || state.session.ended_at.is_some()) {
-                return Ok(false);
-            }
-            let patch = patch(live.metadata.resource_version.as_deref(), uid, Some(status));
-            match call("begin the power verb", api.patch_status(name, &parameters(), &Patch::Merge(&patch))).await {
+            let live = call_or_absent("read the recovery", api.get(&name.name)).await.map_err(|failure| failure.to_string())?;
+            let live = live.filter(|live| live.metadata.uid.as_deref() == Some(uid) && passes(live));
+            let Some(live) = live else { return Ok(false) };
+            let patch = Patch::Merge(patch(&live.metadata, power));
+            match call("write status.power", api.patch_status(&name.name, &parameters(), &patch)).await {
                 Ok(_) => return Ok(true),
                 Err(failure) if failure.code() == 409 => {}
+                Err(failure) if failure.code() == 404 => return Ok(false),
                 Err(failure) => return Err(format!("{failure}: {}", failure.message())),
             }
         }
         Err("the recovery's status changes faster than it can be written".into())
     }
-
-    async fn end(&self, name: &ObjectName, uid: &str, status: Option<&PowerStatus>) -> Result<(), String> {
-        let patch = patch(None, uid, status);
-        let api = self.api(&name.namespace);
-        match call("report the power verb", api.patch_status(&name.name, &parameters(), &Patch::Merge(&patch))).await {
-            Ok(_) => Ok(()),
-            // The object is gone, or another one of that name is there: nobody is left to tell.
-            Err(failure) if failure.code() == 404 || failure.code() == 409 => Ok(()),
-            Err(failure) => Err(format!("{failure}: {}", failure.message())),
-        }
-    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Ledger for Status {
+    async fn begin(&self, session: &BreakglassVM, power: &PowerStatus) -> Result<bool, String> {
+        let metadata = &session.metadata;
+        let name =
+            ObjectName { namespace: metadata.namespace.clone().unwrap_or_default(), name: metadata.name.clone().unwrap_or_default() };
+        let nobody_has = |live: &BreakglassVM| {
+            let state = live.status.as_ref();
+            !live.spec.end && state.is_none_or(|state| state.power.is_none() && state.session.ended_at.is_none())
+        };
+        self.write(&name, metadata.uid.as_deref().unwrap_or_default(), power, nobody_has).await
+    }
 
-    #[test]
-    fn a_version_is_named_only_where_it_counts() {
-        // The API server refuses a version that is null.
-        assert_eq!(patch(None, "u", None), json!({ "metadata": { "uid": "u" }, "status": { "power": null } }));
-        assert_eq!(patch(Some("7"), "u", None)["metadata"], json!({ "uid": "u", "resourceVersion": "7" }));
+    async fn end(&self, name: &ObjectName, uid: &str, power: &PowerStatus) -> Result<(), String> {
+        let is_it = |live: &BreakglassVM| {
+            let known = live.status.as_ref().and_then(|status| status.power.as_ref());
+            known.is_some_and(|known| known.state == PowerState::Running && known.started_at == power.started_at)
+        };
+        // Where it is not that run any more, or the object is gone, nobody is left to tell.
+        self.write(name, uid, power, is_it).await.map(drop)
     }
 }
