@@ -342,7 +342,7 @@ pub enum PowerState {
     Running,
     /// Done, and the state it wanted was seen.
     Succeeded,
-    /// Not done, or not to the end: the message says what is known.
+    /// Not begun, or not done to the end: the message says which.
     Failed,
     /// Begun, and nobody knows how it ended. It is not begun again.
     Unknown,

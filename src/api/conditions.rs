@@ -98,11 +98,11 @@ reasons! {
     VaultUnreachable,
     /// Vault is sealed; the pod tries on.
     VaultSealed,
-    /// What answers at Vault's address is not vouched for by `spec.vault.caBundle`.
+    /// What answers at Vault's address is not vouched for by `spec.vault.caBundle`, or by the configuration's.
     VaultTlsFailed,
     /// Vault knows no role of that name.
     VaultRoleUnknown,
-    /// The role is not bound to the pod's `ServiceAccount`.
+    /// The role is not bound to the pod's `ServiceAccount`, or Vault could not ask the API server about it.
     VaultDenied,
     /// The role demands another audience than `spec.vault.audience`.
     VaultAudienceWrong,
