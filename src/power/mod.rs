@@ -27,6 +27,7 @@ use spool::{Spool, SpoolError};
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Stdout};
 use std::path::Path;
+use std::time::Duration;
 
 /// What sshd sets to what the client asked for, when the key has a forced command.
 const ASKED: &str = "SSH_ORIGINAL_COMMAND";
@@ -108,9 +109,15 @@ fn carry_out(options: &Options, request: &Request, started: DateTime<Utc>, outpu
     outcome.vm = Some(request.vm.to_string());
     let Some(machine) = options.machines.get(&request.vm) else { return outcome };
     keep_going();
-    // As long as another verb may take to look at a VM that does not answer.
-    let patience = Deadline::after(options.limits.item);
-    let spool = match Spool::lock(&options.places.spool, &request.vm, request.verb, &time(started), patience) {
+    let lock = |limit| Spool::lock(&options.places.spool, &request.vm, request.verb, &time(started), Deadline::after(limit));
+    let mut locked = lock(Duration::ZERO);
+    if let Err(SpoolError::Busy(holder)) = &locked {
+        // Told now: whoever is cut off during the wait must not believe that nothing will be done.
+        output.progress(&format!("waiting for another verb on this VM: {holder}"));
+        // As long as that one may take to look at a VM that does not answer.
+        locked = lock(options.limits.item);
+    }
+    let spool = match locked {
         Ok(spool) => spool,
         Err(failure) => {
             outcome.state = if matches!(failure, SpoolError::Busy(_)) { Ending::Refused } else { Ending::Failed };

@@ -19,7 +19,7 @@ SSH_ORIGINAL_COMMAND, which sshd sets for a key's forced command, else from the 
   --console ID=FILE       the file that the VM's serial console is written to
   --verbs VERB,...        only these verbs (default: all)
   --spool FOLDER          where captured files and locks are (default: /var/tmp)
-  --item-seconds N        limit for one item of the bundle (default: 10)
+  --item-seconds N        limit for one item of the bundle, for one look, and for another verb to end (default: 10)
   --capture-seconds N     limit for the whole bundle, sending included (default: 45)
   --verify-seconds N      limit for an action and for the wanted state to be seen (default: 60)
   --memory-dump           capture the guest's memory too (not with qm)

@@ -2,7 +2,7 @@
 
 use crate::pretended_qemu::PretendedQemu;
 use crate::stage::{Stage, line};
-use sandglass::link::record::Ending;
+use sandglass::link::record::{Ending, Parsed};
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -90,5 +90,8 @@ fn a_second_verb_waits_for_one_that_ends_soon() {
         second.join().expect("joins")
     });
     assert_eq!((second.code, second.outcome().state), (0, Ending::Succeeded), "{:?}", second.outcome());
+    let first = second.parsed.first();
+    let waits = matches!(first, Some(Parsed::Progress(words)) if words.starts_with("waiting for another verb on this VM: status since 20"));
+    assert!(waits, "{first:?}");
     assert!(qemu.commands().contains(&"quit".to_owned()), "{:?}", qemu.commands());
 }
