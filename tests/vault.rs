@@ -161,7 +161,7 @@ async fn logins_policies_and_keys_that_fail() {
     }
     assert_eq!(fails(&narrow, &jwt("elsewhere", "infra.devvm", "vault"), &[devvm()]).await.0, "VaultDenied");
     assert_eq!(fails(&narrow, &Zeroizing::new("no\ntoken".to_owned()), &[devvm()]).await.0, "VaultDenied");
-    assert_eq!(fails(&narrow, &Zeroizing::new("aa.bb.cc".to_owned()), &[devvm()]).await.1.is_transient(), false);
+    assert!(!fails(&narrow, &Zeroizing::new("aa.bb.cc".to_owned()), &[devvm()]).await.1.is_transient());
     assert_eq!(fails(&bao.vault("nobody"), &ours(), &[devvm()]).await.0, "VaultRoleUnknown");
     assert_eq!(fails(&Vault { auth_mount: "nowhere".to_owned(), ..narrow.clone() }, &ours(), &[devvm()]).await.0, "VaultDenied");
 
@@ -308,7 +308,7 @@ async fn revocation_is_tried_three_times_and_said_when_it_fails() {
     let (vault, seen) =
         bao.proxy("narrow", move |request, count| if request.path.contains("revoke") && count < 3 { ill() } else { None }).await;
     assert_eq!(fetch(&vault, &ours(), &[devvm()]).await.unwrap().not_revoked, None);
-    assert_eq!((seen.lock().unwrap().len(), bao.tokens().await), (6, 1));
+    assert_eq!((bao.tokens().await, seen.lock().unwrap().len()), (1, 6));
 
     // The answer is lost: the second try finds the token gone.
     // Here it is revoked behind the proxy's back.
@@ -326,13 +326,13 @@ async fn revocation_is_tried_three_times_and_said_when_it_fails() {
         })
         .await;
     assert_eq!(fetch(&lossy, &ours(), &[devvm()]).await.unwrap().not_revoked, None);
-    assert_eq!((seen.lock().unwrap().len(), bao.tokens().await), (5, 1));
+    assert_eq!((bao.tokens().await, seen.lock().unwrap().len()), (1, 5));
 
     let (vault, seen) = bao.proxy("narrow", move |request, _| if request.path.contains("revoke") { ill() } else { None }).await;
     let fetched = fetch(&vault, &ours(), &[devvm()]).await.unwrap();
     assert_eq!(fetched.given.len(), 1, "the key is given all the same");
     assert!(fetched.not_revoked.unwrap().is_transient());
-    assert_eq!((seen.lock().unwrap().len(), bao.tokens().await), (6, 2));
+    assert_eq!((bao.tokens().await, seen.lock().unwrap().len()), (2, 6));
 }
 
 /// Everything any library logs, at every level.

@@ -43,8 +43,8 @@ pub(super) enum Decision {
 /// What the words about a recovery pod are about.
 const ABOUT: About = About {
     kind: BreakglassVM::KIND,
-    memory: "recoveries.limits.memory of the configuration",
-    storage: "recoveries.limits.ephemeral-storage of the configuration",
+    memory: "raise recoveries.limits.memory of the configuration",
+    storage: "raise recoveries.limits.ephemeral-storage of the configuration",
     by_volume: false,
 };
 

@@ -69,8 +69,8 @@ fn is_due_for_removal(session: &DebugSession, now: DateTime<Utc>) -> bool {
 fn about(settings: &Settings) -> About {
     About {
         kind: DebugSession::KIND,
-        memory: "spec.resources.limits.memory",
-        storage: "spec.resources.limits.ephemeral-storage",
+        memory: "raise spec.resources.limits.memory in a new DebugSession",
+        storage: "raise spec.resources.limits.ephemeral-storage",
         by_volume: settings.configuration.sessions.agent == AgentDelivery::ImageVolume,
     }
 }

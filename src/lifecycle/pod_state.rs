@@ -25,9 +25,9 @@ const CREATE_PATIENCE: TimeDelta = TimeDelta::seconds(20);
 pub struct About {
     /// The kind that owns it.
     pub kind: &'static str,
-    /// What to change when it needs more memory.
+    /// The cure where it needs more memory.
     pub memory: &'static str,
-    /// What to change when it needs more disk.
+    /// The cure where it needs more disk.
     pub storage: &'static str,
     /// Whether its agent comes by an image volume.
     pub by_volume: bool,
@@ -131,7 +131,7 @@ fn disruption(status: &PodStatus, about: About) -> Option<PodState> {
 
 fn evicted(message: &str, about: About) -> PodState {
     let cure = if message.contains("ephemeral") || message.contains("EmptyDir") {
-        format!("raise {}", about.storage)
+        about.storage.to_owned()
     } else {
         format!("create a new {}", about.kind)
     };
@@ -188,7 +188,7 @@ fn is_start_error(end: &ContainerStateTerminated) -> bool {
 }
 
 fn out_of_memory(about: About) -> PodState {
-    over(Reason::OutOfMemory, format!("the session went over its memory limit: raise {}, and create a new {}", about.memory, about.kind))
+    over(Reason::OutOfMemory, format!("the session went over its memory limit: {}", about.memory))
 }
 
 /// An init container of ours that failed.

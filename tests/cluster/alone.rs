@@ -245,7 +245,11 @@ async fn over_quota_is_waiting() {
         lab.open("first", json!({ "project": "a" })).await;
         lab.session("second", json!({ "project": "b" })).await;
         let waiting = lab.until_reason("second", "QuotaExceeded").await;
-        assert!(open_message(&waiting).contains("the debug namespace's quota is used up; waiting for room"), "{}", open_message(&waiting));
+        assert!(
+            open_message(&waiting).contains("the isolated namespace's quota is used up; waiting for room"),
+            "{}",
+            open_message(&waiting)
+        );
         assert_eq!((status(&waiting).phase, status(&waiting).pod.clone()), (Some(Phase::Waiting), None));
         assert!(!is_true(&waiting, "Stalled"), "nobody need do anything");
         lab.change("first", json!({ "end": true })).await.expect("ended");

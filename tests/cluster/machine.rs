@@ -39,6 +39,16 @@ pub fn read(path: &str) -> String {
         .to_owned()
 }
 
+/// One line of a policy.
+pub fn may(path: &str, capability: &str) -> String {
+    format!("path \"{path}\" {{ capabilities = [\"{capability}\"] }}\n")
+}
+
+/// What every role without the default policy needs.
+pub fn self_service() -> String {
+    may("sys/capabilities-self", "update") + &may("auth/token/revoke-self", "update")
+}
+
 /// Runs a script of e2e, which must succeed; what it prints.
 pub async fn script(path: &str, arguments: &[&str], input: &str) -> String {
     let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("e2e").join(path);
@@ -49,7 +59,7 @@ pub async fn script(path: &str, arguments: &[&str], input: &str) -> String {
     let mut stdin = child.stdin.take().expect("an input");
     stdin.write_all(input.as_bytes()).await.expect("written");
     drop(stdin);
-    let limit = std::time::Duration::from_secs(120);
+    let limit = std::time::Duration::from_mins(2);
     let output = tokio::time::timeout(limit, child.wait_with_output()).await.expect("ends within its limit").expect("ended");
     assert!(output.status.success(), "{path} {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
@@ -68,8 +78,8 @@ impl Machine {
         let machine = Self { role: format!("role-{}", suffix()), _turn: turn };
         machine.put_key("target", &read_key("vm/target_key")).await;
         machine.put_key("hypervisor", &read_key("vm/hypervisor_key")).await;
-        let policy = ["target", "hypervisor"].map(|which| machine.may(&format!("secret/data/{}", machine.path(which)), "read"));
-        machine.grant(lab, &(policy.concat() + &machine.self_service()), "vault").await;
+        let policy = ["target", "hypervisor"].map(|which| may(&format!("secret/data/{}", machine.path(which)), "read"));
+        machine.grant(lab, &(policy.concat() + &self_service()), "vault").await;
         machine
     }
 
@@ -82,16 +92,6 @@ impl Machine {
     pub async fn put_key(&self, which: &str, key: &str) {
         let secret = json!({ "private_key": key }).to_string();
         bao(&["kv", "put", "-mount=secret", &self.path(which), "-"], &secret).await;
-    }
-
-    /// One line of a policy.
-    pub fn may(&self, path: &str, capability: &str) -> String {
-        format!("path \"{path}\" {{ capabilities = [\"{capability}\"] }}\n")
-    }
-
-    /// What every role without the default policy needs.
-    pub fn self_service(&self) -> String {
-        self.may("sys/capabilities-self", "update") + &self.may("auth/token/revoke-self", "update")
     }
 
     /// Gives the role this policy.
@@ -110,7 +110,7 @@ impl Machine {
     }
 
     /// The manifest of a recovery of the machine; `spec` replaces its fields, `null` removes one.
-    pub fn manifest(&self, lab: &Lab, name: &str, spec: Value) -> Value {
+    pub fn manifest(&self, lab: &Lab, name: &str, spec: &Value) -> Value {
         let kv = |which: &str| json!({ "kv": { "mount": "secret", "path": self.path(which), "field": "private_key" } });
         let mut whole = json!({
             "target": { "address": "10.244.0.250", "user": "breakglass", "hostKeys": [read("vm/host_key.pub")] },
@@ -140,7 +140,7 @@ impl Machine {
 
     /// Creates a recovery.
     pub async fn create(&self, lab: &Lab, name: &str, spec: Value) -> BreakglassVM {
-        lab.create(self.manifest(lab, name, spec)).await
+        lab.create(self.manifest(lab, name, &spec)).await
     }
 
     /// A recovery that is open.

@@ -1,7 +1,7 @@
 //! Recoveries of a real machine under qemu, with keys from a real Vault server and verbs on a real sshd of its hypervisor.
 
 use super::harness::{Lab, SYSTEM, eventually, kubectl, text};
-use super::machine::{BOX, Machine, bao, read, read_key, script};
+use super::machine::{BOX, Machine, bao, may, read, read_key, script, self_service};
 use super::reading::{open_message, status};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
@@ -175,7 +175,6 @@ async fn a_pod_killed_in_the_middle_of_a_verb_never_has_it_run_twice() {
     let session = lab.until_of("devvm", 60, "begun", begun).await;
     let pod = status(&session).pod.expect("a pod").name;
     lab.api_in::<Pod>(BOX).delete(&pod, &DeleteParams::default().grace_period(0)).await.expect("deleted");
-    script("vm/vm", &["continue"], "").await;
     let session = machine.until_gone(&lab, "devvm", 60).await;
     assert!(open_message(&session).starts_with("PodGone"), "{}", open_message(&session));
     let ended = |session: &BreakglassVM| {
@@ -183,6 +182,7 @@ async fn a_pod_killed_in_the_middle_of_a_verb_never_has_it_run_twice() {
         power.is_some_and(|power| power.state != PowerState::Running)
     };
     let session = lab.until_of("devvm", 30, "known", ended).await;
+    script("vm/vm", &["continue"], "").await;
     let power = session.status.and_then(|status| status.power).expect("a power status");
     assert_eq!(power.state, PowerState::Unknown, "{power:?}");
     assert!(power.message.is_some_and(|message| message.contains("not known")), "it says so");
@@ -239,8 +239,8 @@ async fn a_host_key_that_is_not_pinned_is_refused_with_both_fingerprints() {
 async fn each_fault_of_vault_has_its_own_reason() {
     let lab = Lab::alone("vmvault").await;
     let machine = Machine::take(&lab).await;
-    let kv = |which: &str| machine.may(&format!("secret/data/{}", machine.path(which)), "read");
-    let narrow = kv("target") + &kv("hypervisor") + &machine.self_service();
+    let kv = |which: &str| may(&format!("secret/data/{}", machine.path(which)), "read");
+    let narrow = kv("target") + &kv("hypervisor") + &self_service();
     let planted = needle(&read_key("vm/target_key"));
     let mut number = 0;
     let mut refused = async |reason: &str, words: &str| {
@@ -252,12 +252,12 @@ async fn each_fault_of_vault_has_its_own_reason() {
         lab.api::<BreakglassVM>().delete(&name, &DeleteParams::default()).await.expect("deleted");
         eventually("nothing is left", 60, async || machine.left(&lab).await.is_empty()).await;
     };
-    let broad = format!("{narrow}{}", machine.may("secret/data/*", "read"));
+    let broad = format!("{narrow}{}", may("secret/data/*", "read"));
     machine.grant(&lab, &broad, "vault").await;
     refused("VaultRoleTooBroad", "secret/data/").await;
     machine.grant(&lab, &narrow, "elsewhere").await;
     refused("VaultAudienceWrong", "audience").await;
-    machine.grant(&lab, &(kv("target") + &machine.self_service()), "vault").await;
+    machine.grant(&lab, &(kv("target") + &self_service()), "vault").await;
     refused("VaultPolicyTooNarrow", &machine.path("hypervisor")).await;
     machine.grant(&lab, &narrow, "vault").await;
     bao(&["kv", "put", "-mount=secret", &machine.path("target"), "-"], &json!({ "other": "field" }).to_string()).await;
@@ -307,9 +307,9 @@ async fn a_rotated_key_is_fetched_anew_and_a_signed_one_works() {
         "default_extensions": { "permit-pty": "" }, "allowed_extensions": "permit-pty", "allowed_user_key_lengths": { "ed25519": [0] },
     });
     bao(&["write", &format!("ssh-client-signer/roles/{}", machine.role), "-"], &role.to_string()).await;
-    let policy = machine.may(&format!("ssh-client-signer/sign/{}", machine.role), "update") + &machine.self_service();
+    let policy = may(&format!("ssh-client-signer/sign/{}", machine.role), "update") + &self_service();
     machine.grant(&lab, &policy, "vault").await;
-    let mut vault = machine.manifest(&lab, "x", json!({}))["spec"]["vault"].take();
+    let mut vault = machine.manifest(&lab, "x", &json!({}))["spec"]["vault"].take();
     vault["targetKey"] = json!({ "ssh": { "mount": "ssh-client-signer", "role": machine.role } });
     vault.as_object_mut().expect("an object").remove("hypervisorKey");
     let signed = machine.open(&lab, "signed", json!({ "vault": vault, "hypervisor": null })).await;
@@ -361,7 +361,7 @@ async fn the_end_comes_in_the_middle_of_a_shell_and_of_a_verb() {
 async fn a_hypervisor_that_cannot_be_reached_is_named() {
     let lab = Lab::shared("vmhyper").await;
     let machine = Machine::take(&lab).await;
-    let mut hypervisor = machine.manifest(&lab, "x", json!({}))["spec"]["hypervisor"].take();
+    let mut hypervisor = machine.manifest(&lab, "x", &json!({}))["spec"]["hypervisor"].take();
     hypervisor["port"] = json!(2299);
     let session = machine.open(&lab, "devvm", json!({ "hypervisor": hypervisor })).await;
     let output = lab.ssh(&session, "power status").await;

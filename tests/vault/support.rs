@@ -1,4 +1,4 @@
-//! A real `OpenBao`, a stand-in for the API server's TokenReview, and a TLS proxy in between that counts, records and breaks.
+//! A real `OpenBao`, a stand-in for the API server's `TokenReview`, and a TLS proxy in between that counts, records and breaks.
 
 use base64::Engine as _;
 use sandglass::vault::Vault;
@@ -73,7 +73,7 @@ pub async fn serve_as(handler: Handler, name: &str) -> (u16, String) {
                     Reply::Answer(status, body) => (status, body, String::new()),
                     Reply::Redirect(to) => (307, String::new(), format!("location: {to}\r\n")),
                     Reply::Cut => return,
-                    Reply::Hang => return tokio::time::sleep(Duration::from_secs(60)).await,
+                    Reply::Hang => return tokio::time::sleep(Duration::from_mins(1)).await,
                 };
                 let head = format!(
                     "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n",
@@ -135,7 +135,7 @@ pub fn jwt(namespace: &str, account: &str, audience: &str) -> Zeroizing<String> 
     Zeroizing::new(format!("{}.{}.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg\n", part(json!({"alg": "RS256", "kid": "k", "typ": "JWT"})), part(claims)))
 }
 
-/// The stand-in for TokenReview: believes every token but those of the account `deleted`.
+/// The stand-in for `TokenReview`: believes every token but those of the account `deleted`.
 async fn review(request: Request) -> Reply {
     let review: Value = serde_json::from_str(&request.body).unwrap();
     let token = review["spec"]["token"].as_str().unwrap();
@@ -170,7 +170,7 @@ impl Bao {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         let said = loop {
             let said = std::fs::read_to_string(folder.path().join("log")).unwrap();
             if said.contains("Development mode should NOT") {
