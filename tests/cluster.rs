@@ -30,6 +30,8 @@ mod link;
 mod machine;
 #[path = "cluster/node.rs"]
 mod node;
+#[path = "cluster/priority.rs"]
+mod priority;
 #[path = "cluster/reading.rs"]
 mod reading;
 #[path = "cluster/recording.rs"]

@@ -17,20 +17,11 @@ import sys
 import tempfile
 import time
 
+from client import kubectl, remember_gateway, run
+
 NAMESPACE = "sandglass-bench"
 IMAGE = "local.test/ci-build:1"
 SAY = "echo first"
-
-
-def run(*command, stdin=None):
-    done = subprocess.run(command, input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL, capture_output=True, text=True, timeout=150, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command[:4])} …: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
-
-
-def kubectl(*arguments, stdin=None):
-    return run("kubectl", *arguments, stdin=stdin)
 
 
 def manifest(kind, version, name, spec):
@@ -64,24 +55,13 @@ def debug_session(name, folder):
     kubectl("apply", "-f", "-", stdin=text)
     kubectl("wait", "--for=condition=Open", f"debugsession/{name}", "-n", NAMESPACE, "--timeout=60s")
     if not os.path.exists(f"{folder}/known_hosts"):
-        remember_gateway(name, folder)  # in the turn that is thrown away: it is the same for all sessions
+        remember_gateway("debugsession", name, NAMESPACE, folder)  # in the turn that is thrown away: it is the same for all sessions
     heard(run("ssh", "-F", f"{folder}/ssh_config", f"{NAMESPACE}.{name}@gateway", SAY))
     took = time.monotonic() - began
     uid = kubectl("get", "debugsession", name, "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}")
     kubectl("delete", "debugsession", name, "-n", NAMESPACE, "--timeout=60s")
     kubectl("wait", "--for=delete", "pod", "-n", "sandglass-debug", "-l", f"sandglass.dev/owner-uid={uid}", "--timeout=60s")
     return took
-
-
-def remember_gateway(name, folder):
-    status = json.loads(kubectl("get", "debugsession", name, "-n", NAMESPACE, "-o", "json"))["status"]["connection"]
-    with open(f"{folder}/known_hosts", "w", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in status["knownHosts"]))
-    with open(f"{folder}/ssh_config", "w", encoding="utf-8") as file:
-        file.write("\n".join([
-            "Host gateway", f"  HostName {status['host']}", f"  Port {status['port']}", f"  IdentityFile {folder}/id", "  IdentitiesOnly yes",
-            "  IdentityAgent none", "  BatchMode yes", f"  UserKnownHostsFile {folder}/known_hosts", "  StrictHostKeyChecking yes",
-            "  LogLevel ERROR", ""]))
 
 
 def clean():

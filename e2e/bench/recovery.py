@@ -13,21 +13,12 @@ import tempfile
 import time
 from datetime import datetime
 
+from client import kubectl, remember_gateway, run
+
 NAMESPACE = "sandglass-bench-vm"
 STATE = os.environ.get("SANDGLASS_E2E_STATE", "/var/lib/sandglass-e2e")
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SAY = "echo first"
-
-
-def run(*command, stdin=None):
-    done = subprocess.run(command, input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL, capture_output=True, text=True, timeout=150, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command[:4])} …: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
-
-
-def kubectl(*arguments, stdin=None):
-    return run("kubectl", *arguments, stdin=stdin)
 
 
 def bao(*arguments, stdin=None):
@@ -59,17 +50,6 @@ def manifest(name, key):
             "ttl": "5m", "requester": "bench", "access": {"authorizedKeys": [key]}}})
 
 
-def remember_gateway(name, folder):
-    status = json.loads(kubectl("get", "breakglassvm", name, "-n", NAMESPACE, "-o", "json"))["status"]["connection"]
-    with open(f"{folder}/known_hosts", "w", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in status["knownHosts"]))
-    with open(f"{folder}/ssh_config", "w", encoding="utf-8") as file:
-        file.write("\n".join([
-            "Host gateway", f"  HostName {status['host']}", f"  Port {status['port']}", f"  IdentityFile {folder}/id", "  IdentitiesOnly yes",
-            "  IdentityAgent none", "  BatchMode yes", f"  UserKnownHostsFile {folder}/known_hosts", "  StrictHostKeyChecking yes",
-            "  LogLevel ERROR", ""]))
-
-
 def told(log, words):
     """The first log line with these words: its time and its milliseconds."""
     for line in log.splitlines():
@@ -87,7 +67,7 @@ def recovery(name, folder):
     kubectl("apply", "-f", "-", stdin=text)
     kubectl("wait", "--for=condition=Open", f"breakglassvm/{name}", "-n", NAMESPACE, "--timeout=60s")
     if not os.path.exists(f"{folder}/known_hosts"):
-        remember_gateway(name, folder)  # in the turn that is thrown away: it is the same for all
+        remember_gateway("breakglassvm", name, NAMESPACE, folder)  # in the turn that is thrown away: it is the same for all
     if run("ssh", "-F", f"{folder}/ssh_config", f"{NAMESPACE}.{name}@gateway", SAY).strip() != "first":
         sys.exit("the machine answered something else")
     took = time.monotonic() - began

@@ -11,7 +11,7 @@ use crate::api::breakglass_vm::{KeySource, Vault};
 use crate::api::conditions::Reason;
 use crate::api::names::LINK_AUDIENCE;
 use crate::api::session::Session as _;
-use crate::domain::configuration::VaultServer;
+use crate::domain::recoveries::VaultServer;
 use crate::lifecycle::end::{ending, is_own, lost};
 use crate::lifecycle::look::look;
 use crate::lifecycle::pod_state::About;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::lifetime::parse_duration;
 use super::quantity::thousandths;
 use super::recording::Recording;
+use super::recoveries::Recoveries;
 
 /// The whole file. Unknown fields are refused; everything has a default but `gateway.host` and `sessions.agentImage`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -145,62 +146,6 @@ pub struct Sessions {
     pub must_be_closed: Vec<SocketAddr>,
 }
 
-/// What recovery pods look like. Their image is `sessions.agentImage`; they tolerate every taint.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Recoveries {
-    /// Priority class of the pods.
-    pub priority_class: String,
-    /// Labels of nodes to keep away from, beside `spec.placement`.
-    pub avoid_node_labels: Vec<String>,
-    /// Names of image pull Secrets that lie in the namespace of the recovery pods.
-    pub image_pull_secrets: Vec<String>,
-    /// User and group of the pods.
-    pub user: i64,
-    /// Limits of the pods.
-    pub limits: BTreeMap<LimitName, Quantity>,
-    /// Networks in which machines and hypervisors may lie: an object that names another address is refused. Empty: none may.
-    pub allowed_networks: Vec<IpNet>,
-    /// The Vault servers. A pod shows its token to whom the object names, and the token opens Vault: so the installation says who
-    /// may be named. Empty: nobody.
-    pub vault_servers: Vec<VaultServer>,
-}
-
-/// A Vault server that objects may name.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct VaultServer {
-    /// Its address as objects have it: `https://IP:port`.
-    pub address: String,
-    /// Certificates that vouch for it, PEM: in place of the object's.
-    #[serde(default)]
-    pub ca_bundle: Option<String>,
-}
-
-impl VaultServer {
-    /// Where it is; `None` for an address that is not `https://IP:port`.
-    #[must_use]
-    pub fn socket(address: &str) -> Option<SocketAddr> {
-        let host = address.trim_end_matches('/').strip_prefix("https://")?;
-        let without_port = || host.trim_matches(['[', ']']).parse().map(|ip: IpAddr| SocketAddr::new(ip, 443));
-        host.parse().or_else(|_| without_port()).ok()
-    }
-}
-
-impl Default for Recoveries {
-    fn default() -> Self {
-        Self {
-            priority_class: "sandglass-breakglass".into(),
-            avoid_node_labels: Vec::new(),
-            image_pull_secrets: Vec::new(),
-            user: 10002,
-            limits: limits("1", "256Mi", "64Mi"),
-            allowed_networks: Vec::new(),
-            vault_servers: Vec::new(),
-        }
-    }
-}
-
 /// How the agent gets into the pod.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub enum AgentDelivery {
@@ -266,7 +211,7 @@ const fn default_user() -> i64 {
 fn default_priority_class() -> String {
     "sandglass-debug".into()
 }
-fn limits(cpu: &str, memory: &str, storage: &str) -> BTreeMap<LimitName, Quantity> {
+pub(super) fn limits(cpu: &str, memory: &str, storage: &str) -> BTreeMap<LimitName, Quantity> {
     [(LimitName::Cpu, cpu), (LimitName::Memory, memory), (LimitName::EphemeralStorage, storage)]
         .into_iter()
         .map(|(name, value)| (name, Quantity(value.into())))
@@ -353,25 +298,6 @@ impl Configuration {
         }
         if self.login.at_once == 0 || self.login.at_once_per_source == 0 || self.login.seconds == 0 {
             return Err(refuse("login", "atOnce, atOncePerSource and seconds must be at least 1"));
-        }
-        Ok(())
-    }
-}
-
-impl Recoveries {
-    fn check(&self) -> Result<(), ConfigurationError> {
-        if !(1..=i64::from(i32::MAX)).contains(&self.user) {
-            return Err(refuse("recoveries.user", "must be a user number above zero"));
-        }
-        for (index, server) in self.vault_servers.iter().enumerate() {
-            if VaultServer::socket(&server.address).is_none() {
-                return Err(refuse(format!("recoveries.vaultServers[{index}].address"), "must be https://IP:port, as objects have it"));
-            }
-        }
-        for name in [LimitName::Cpu, LimitName::Memory, LimitName::EphemeralStorage] {
-            if self.limits.get(&name).and_then(thousandths).is_none_or(|value| value == 0) {
-                return Err(refuse(format!("recoveries.limits.{}", name.as_str()), "must be a quantity above zero, e.g. 256Mi"));
-            }
         }
         Ok(())
     }

@@ -9,4 +9,5 @@ pub mod names;
 pub mod power;
 pub mod quantity;
 pub mod recording;
+pub mod recoveries;
 pub mod secret;

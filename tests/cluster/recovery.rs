@@ -47,7 +47,7 @@ async fn a_shell_on_the_machine_and_no_trace_of_its_key() {
     assert!(!refused.status.success(), "spec.access.allow is empty by default");
 
     let mut seen = vec![
-        kubectl(&["get", "pods,events,serviceaccounts,networkpolicies", "-n", BOX, "-o", "yaml"]),
+        kubectl(&["get", "all,events,serviceaccounts,networkpolicies,secrets,configmaps", "-A", "-o", "yaml"]),
         kubectl(&["get", "breakglassvms,events", "-n", &lab.namespace, "-o", "yaml"]),
         kubectl(&["logs", "-n", BOX, "-l", "sandglass.dev/owner-kind=BreakglassVM", "--tail=-1"]),
     ];
@@ -91,6 +91,30 @@ async fn what_the_object_allows_works_on_the_machine() {
     machine.end(&lab, "devvm").await;
 }
 
+/// A wedged machine says what helps, and comes back by it.
+async fn back_with_evidence(lab: &Lab, session: &BreakglassVM) {
+    let began = Instant::now();
+    let output = lab.ssh(session, "true").await;
+    assert_eq!(output.status.code(), Some(126), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("power"), "it says what helps: {}", text(&output.stderr));
+    assert!(began.elapsed() < Duration::from_secs(40));
+    let output = lab.ssh(session, "power forensics").await;
+    let forensics = result(&output.stdout);
+    assert_eq!((output.status.code(), &forensics["state"]), (Some(0), &json!("Succeeded")), "{}", text(&output.stderr));
+    let address = forensics["evidence"].as_str().expect("an address").to_owned();
+    assert!(address.starts_with("s3://recordings/e2e/evidence/"), "{address}");
+    let folder = address.strip_prefix("s3://recordings/").expect("the bucket");
+    let kept = super::recording::objects(lab, folder).await;
+    let size = |name: &str| kept.iter().find(|(one, _)| one.ends_with(name)).map_or(0, |(_, size)| *size);
+    assert!(size("/screen.png") > 1000 && size("/console.log") > 1000, "{kept:?}");
+    let output = lab.ssh(session, "power cycle").await;
+    let cycled = result(&output.stdout);
+    assert_eq!((output.status.code(), &cycled["after"]), (Some(0), &json!("running")), "{cycled} {}", text(&output.stderr));
+    assert_ne!(cycled["evidence"], forensics["evidence"], "a bundle of its own");
+    let back = async || lab.ssh(session, "true").await.status.success();
+    eventually("the machine is back", 60, back).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wedged_machine_comes_back_with_evidence_kept() {
     let lab = Lab::shared("vmwedge").await;
@@ -102,28 +126,11 @@ async fn a_wedged_machine_comes_back_with_evidence_kept() {
         let output = lab.ssh(&session, asked).await;
         assert!(output.status.code() == Some(1) && text(&output.stderr).contains(words), "{asked}: {}", text(&output.stderr));
     }
-    // Full memory: the machine answers no more, or panics.
-    script("vm/vm", &["fill-memory"], "").await;
-    let began = Instant::now();
-    let output = lab.ssh(&session, "true").await;
-    assert_eq!(output.status.code(), Some(126), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("power"), "it says what helps: {}", text(&output.stderr));
-    assert!(began.elapsed() < Duration::from_secs(40));
-    let output = lab.ssh(&session, "power forensics").await;
-    let forensics = result(&output.stdout);
-    assert_eq!((output.status.code(), &forensics["state"]), (Some(0), &json!("Succeeded")), "{}", text(&output.stderr));
-    let address = forensics["evidence"].as_str().expect("an address").to_owned();
-    assert!(address.starts_with("s3://recordings/e2e/evidence/"), "{address}");
-    let folder = address.strip_prefix("s3://recordings/").expect("the bucket");
-    let kept = super::recording::objects(&lab, folder).await;
-    let size = |name: &str| kept.iter().find(|(one, _)| one.ends_with(name)).map_or(0, |(_, size)| *size);
-    assert!(size("/screen.png") > 1000 && size("/console.log") > 1000, "{kept:?}");
-    let output = lab.ssh(&session, "power cycle").await;
-    let cycled = result(&output.stdout);
-    assert_eq!((output.status.code(), &cycled["after"]), (Some(0), &json!("running")), "{cycled} {}", text(&output.stderr));
-    assert_ne!(cycled["evidence"], forensics["evidence"], "a bundle of its own");
-    let back = async || lab.ssh(&session, "true").await.status.success();
-    eventually("the machine is back", 60, back).await;
+    // Stopped processors; and full memory, of which it panics.
+    for wedge in ["pause", "fill-memory"] {
+        script("vm/vm", &[wedge], "").await;
+        back_with_evidence(&lab, &session).await;
+    }
     machine.end(&lab, "devvm").await;
 }
 

@@ -60,6 +60,18 @@ pub(crate) async fn what_vault_says_stands_in_the_conditions() {
 }
 
 #[tokio::test]
+async fn a_pod_that_refused_and_ended_before_anybody_looked_says_what_it_refused() {
+    let mut world = World::new();
+    world.create_with("devvm", &json!({}));
+    world.settle().await;
+    world.link("devvm", "Refused", Some("VaultRoleTooBroad"));
+    world.end_pod(3);
+    world.settle().await;
+    assert_eq!(world.condition("devvm", "Stalled"), "True/VaultRoleTooBroad");
+    assert_eq!(world.left(), Vec::<String>::new());
+}
+
+#[tokio::test]
 pub(crate) async fn a_deleted_object_leaves_nothing() {
     let mut world = World::new();
     world.create_with("devvm", &json!({}));

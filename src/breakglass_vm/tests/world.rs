@@ -205,6 +205,17 @@ impl World {
         self.fake.put("", "pods", pod);
     }
 
+    /// The pod ends by itself.
+    pub(crate) fn end_pod(&self, code: i32) {
+        let mut pod = self.fake.all("", "pods").pop().expect("a pod");
+        pod["spec"]["nodeName"] = json!("node");
+        pod["status"] = json!({ "phase": "Failed", "containerStatuses": [
+            { "name": "recovery", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+              "state": { "terminated": { "exitCode": code } } },
+        ] });
+        self.fake.put("", "pods", pod);
+    }
+
     pub(crate) fn run_pod(&self) {
         let mut pod = self.fake.all("", "pods").pop().expect("a pod");
         let running = json!({ "running": { "startedAt": self.fake.now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true) } });
