@@ -39,6 +39,11 @@ pub fn read(path: &str) -> String {
         .to_owned()
 }
 
+/// Which process the machine is; none while it is off, or being started.
+pub fn process() -> Option<String> {
+    std::fs::read_to_string(state("pids/vm")).ok()
+}
+
 /// One line of a policy.
 pub fn may(path: &str, capability: &str) -> String {
     format!("path \"{path}\" {{ capabilities = [\"{capability}\"] }}\n")

@@ -1,7 +1,7 @@
 //! Recoveries of a real machine under qemu, with keys from a real Vault server and verbs on a real sshd of its hypervisor.
 
 use super::harness::{Lab, SYSTEM, eventually, kubectl, text};
-use super::machine::{BOX, Machine, bao, may, read, read_key, script, self_service};
+use super::machine::{BOX, Machine, bao, may, process, read, read_key, script, self_service};
 use super::reading::{open_message, status};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
@@ -161,13 +161,13 @@ async fn a_verb_of_the_spec_runs_once() {
     .connections;
     assert!(connections.iter().any(|one| one.recording.is_some()), "{connections:?}");
     // A gateway that begins anew finds it done.
-    let process = read("pids/vm");
+    let before = process();
     kubectl(&["rollout", "restart", "deployment/sandglass-gateway", "-n", SYSTEM]);
     kubectl(&["rollout", "status", "deployment/sandglass-gateway", "-n", SYSTEM, "--timeout=90s"]);
     let open = |session: &BreakglassVM| super::reading::is_open(session);
     let session = lab.until_of("devvm", 30, "open", open).await;
     eventually("the machine is back", 60, async || lab.ssh(&session, "true").await.status.success()).await;
-    assert_eq!(read("pids/vm"), process, "it was started a second time");
+    assert_eq!(process(), before, "it was started a second time");
     machine.end(&lab, "devvm").await;
 }
 
@@ -201,7 +201,7 @@ async fn a_verb_goes_on_and_is_on_record_when_its_user_leaves() {
     let lab = Lab::shared("vmleave").await;
     let machine = Machine::take(&lab).await;
     let session = machine.open(&lab, "devvm", json!({})).await;
-    let before = read("pids/vm");
+    let before = process();
     let mut client = lab.client_of("ssh", &session);
     client.args(["s", "power cycle"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
     let mut child = client.spawn().expect("ssh");
@@ -212,7 +212,7 @@ async fn a_verb_goes_on_and_is_on_record_when_its_user_leaves() {
         .expect("begun")
         .expect("read");
     child.kill().await.expect("killed");
-    eventually("the machine is started anew", 60, async || read("pids/vm") != before).await;
+    eventually("the machine is started anew", 60, async || process().is_some_and(|now| Some(now) != before)).await;
     no_verb_runs().await;
     let name = format!("e2e/evidence/{}/{}/devvm/", chrono::Utc::now().format("%Y-%m-%d"), lab.namespace);
     let kept = async || super::recording::objects(&lab, &name).await.iter().any(|(name, _)| name.ends_with("/screen.png"));
