@@ -350,7 +350,6 @@ pub enum PowerState {
 
 impl Session for BreakglassVM {
     const KIND: &'static str = "BreakglassVM";
-    const NOUN: &'static str = "recovery";
 
     fn terms(&self) -> Terms<'_> {
         let spec = &self.spec;

@@ -281,7 +281,6 @@ pub struct DebugSessionStatus {
 
 impl Session for DebugSession {
     const KIND: &'static str = "DebugSession";
-    const NOUN: &'static str = "session";
 
     fn terms(&self) -> Terms<'_> {
         let spec = &self.spec;

@@ -57,8 +57,6 @@ pub trait Session:
 {
     /// The kind, as `kind:` has it.
     const KIND: &'static str;
-    /// What the kind's objects are called in messages to users.
-    const NOUN: &'static str;
 
     /// What it asks for.
     fn terms(&self) -> Terms<'_>;

@@ -3,7 +3,6 @@
 
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Resource, ResourceExt as _};
 use std::collections::BTreeSet;
@@ -39,9 +38,8 @@ async fn create(identity: &Identity, recovery: Recovery, context: &Context) -> R
     if !live.is_some_and(|live| apply::may_start(&live, identity)) {
         return Err(ApplyError::Stale);
     }
-    let is_ours = |standing: &ObjectMeta, wanted: &ObjectMeta| standing.labels == wanted.labels;
-    let made = make::<ServiceAccount>("create the pod's ServiceAccount", &account, context, is_ours).await?
-        && make::<NetworkPolicy>("create the pod's NetworkPolicy", &policy, context, is_ours).await?;
+    let made = make("create the pod's ServiceAccount", &account, context).await?
+        && make("create the pod's NetworkPolicy", &policy, context).await?;
     if !made {
         let names = format!("{}, {}", account.name_any(), policy.name_any());
         let message = format!("a ServiceAccount or NetworkPolicy that is not Sandglass's stands in the way: delete it ({names})");
@@ -51,12 +49,7 @@ async fn create(identity: &Identity, recovery: Recovery, context: &Context) -> R
 }
 
 /// Creates an object, or finds it there from an earlier pass. Returns whether it is ours.
-async fn make<K>(
-    what: &'static str,
-    wanted: &K,
-    context: &Context,
-    is_ours: impl Fn(&ObjectMeta, &ObjectMeta) -> bool,
-) -> Result<bool, ApplyError>
+async fn make<K>(what: &'static str, wanted: &K, context: &Context) -> Result<bool, ApplyError>
 where
     K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -69,7 +62,7 @@ where
         Ok(_) => Ok(true),
         Err(error) if error.code() == 409 => {
             let standing = call_or_absent(what, api.get(&wanted.name_any())).await.map_err(ApplyError::Call)?.ok_or(ApplyError::Stale)?;
-            Ok(is_ours(standing.meta(), wanted.meta()))
+            Ok(standing.meta().labels == wanted.meta().labels)
         }
         Err(error) => Err(ApplyError::Call(error)),
     }

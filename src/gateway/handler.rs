@@ -4,7 +4,7 @@
 use super::channel::{Channel, Shared, shared, take_input};
 use super::connection::{Connection, Login};
 use super::metrics::Kind;
-use super::output::{Output, signal_number};
+use super::output::Output;
 use super::program::Prepared;
 use super::report::{Event, Report};
 use super::sight::Sight;
@@ -12,6 +12,7 @@ use crate::api::session::{Capability, ConnectionRecord};
 use crate::domain::access::{Credential, Denied};
 use crate::domain::names::ObjectName;
 use crate::link::message::{Program, Size, Terminal};
+use crate::link::signals;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
@@ -313,7 +314,7 @@ impl Handler for Client {
     }
 
     async fn signal(&mut self, id: ChannelId, signal: Sig, _: &mut Session) -> Outcome {
-        if let (Some(channel), Some(number)) = (self.channel(id), signal_number(&signal)) {
+        if let (Some(channel), Some(number)) = (self.channel(id), signals::number(&signal)) {
             let _ = channel.signals.try_send(number);
         }
         Ok(())

@@ -3,6 +3,7 @@
 use super::connection::Connection;
 use super::sight::{Sight, ending};
 use crate::link::message::Exit;
+use crate::link::signals::named;
 use crate::recording::audit::Ending;
 use crate::recording::recorder::Shown;
 use bytes::Bytes;
@@ -146,44 +147,10 @@ impl Output {
     }
 }
 
-/// The signals that RFC 4254, 6.10 names, by their Linux numbers.
+/// The name under which a client is told of a signal: the RFC's, or one of ours.
 fn signal_name(number: u8) -> Sig {
-    match number {
-        1 => Sig::HUP,
-        2 => Sig::INT,
-        3 => Sig::QUIT,
-        4 => Sig::ILL,
-        6 => Sig::ABRT,
-        8 => Sig::FPE,
-        9 => Sig::KILL,
-        10 => Sig::USR1,
-        11 => Sig::SEGV,
-        13 => Sig::PIPE,
-        14 => Sig::ALRM,
-        15 => Sig::TERM,
-        other => Sig::Custom(format!("{other}@sandglass.dev")),
-    }
-}
-
-/// Linux number of a signal that a client asks to deliver. USR2 has no name of its own in the library.
-#[must_use]
-pub fn signal_number(signal: &Sig) -> Option<u8> {
-    Some(match signal {
-        Sig::HUP => 1,
-        Sig::INT => 2,
-        Sig::QUIT => 3,
-        Sig::ILL => 4,
-        Sig::ABRT => 6,
-        Sig::FPE => 8,
-        Sig::KILL => 9,
-        Sig::USR1 => 10,
-        Sig::SEGV => 11,
-        Sig::PIPE => 13,
-        Sig::ALRM => 14,
-        Sig::TERM => 15,
-        Sig::Custom(name) if name == "USR2" => 12,
-        Sig::Custom(_) => return None,
-    })
+    let of_the_rfc = named(number).filter(|signal| !matches!(signal, Sig::Custom(_)));
+    of_the_rfc.unwrap_or_else(|| Sig::Custom(format!("{number}@sandglass.dev")))
 }
 
 #[cfg(test)]
@@ -191,11 +158,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_have_their_numbers_both_ways() {
-        for number in [1, 2, 3, 4, 6, 8, 9, 10, 11, 13, 14, 15] {
-            assert_eq!(signal_number(&signal_name(number)), Some(number));
+    fn signals_without_a_name_have_one_of_ours() {
+        assert!(matches!(signal_name(15), Sig::TERM));
+        for number in [12, 31] {
+            assert!(matches!(signal_name(number), Sig::Custom(name) if name == format!("{number}@sandglass.dev")));
         }
-        assert!(matches!(signal_name(31), Sig::Custom(name) if name == "31@sandglass.dev"));
-        assert_eq!(signal_number(&Sig::Custom("nonsense".into())), None);
     }
 }

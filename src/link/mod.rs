@@ -12,6 +12,8 @@ pub mod registry;
 pub mod server;
 pub mod settings;
 #[cfg(feature = "server")]
+pub mod signals;
+#[cfg(feature = "server")]
 pub mod tls;
 
 /// Path of the control WebSocket: one per agent and gateway replica.

@@ -1,10 +1,10 @@
 //! Between a channel's frames and an SSH channel: what comes from the machine, gathered to large frames; what goes to it, as its window allows.
 
 use super::line::Gate;
-use super::signals::named;
 use crate::link::client::Socket;
 use crate::link::frame;
 use crate::link::message::{Exit, Size};
+use crate::link::signals::named;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, SinkExt, StreamExt};
