@@ -1,0 +1,25 @@
+//! The doors through which people come to Sandglass, each against the real thing on the other side: Tekton, CI outside the
+//! cluster, the kubectl plugin.
+//!
+//! Runs in the network of a cluster where Sandglass is installed (`e2e/doors/test`); `KUBECONFIG` names it.
+
+// A test that cannot go on fails where it stands, in its helpers too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[allow(dead_code, reason = "the cluster's own tests use more of it")]
+#[path = "cluster/harness.rs"]
+mod harness;
+#[allow(dead_code, reason = "the cluster's own tests use more of it")]
+#[path = "cluster/reading.rs"]
+mod reading;
+
+use harness::{BUILD_IMAGE, Lab};
+use serde_json::json;
+
+/// What every door leads to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_opens() {
+    let lab = Lab::shared("door").await;
+    let session = lab.open("build-1", json!({ "source": { "image": BUILD_IMAGE } })).await;
+    assert_eq!(lab.run(&session, "echo here").await, "here");
+}
