@@ -45,7 +45,7 @@ use super::session::{Access, Retention, Session, SessionStatus, Terms, immutable
     validation = Rule::new("!has(self.deleteAfter) || self.retention == 'Delete'").message("spec.deleteAfter needs spec.retention: Delete"),
 )]
 pub struct DebugSessionSpec {
-    /// What to debug: exactly one of `image`, `pod` and `job`.
+    /// What to debug: exactly one of `image`, `pod`, `job`, `taskRun` and `pipelineRun`.
     pub source: Source,
     /// Environment of the shell, on top of what `source` gives. Names that look like secrets, and values that look
     /// like credentials, are dropped; their names are then in `status.strippedEnv`.
@@ -119,8 +119,8 @@ fn default_ttl() -> String {
 /// What to debug: exactly one field is set.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(cel, validation = Rule::new("[has(self.image), has(self.pod), has(self.job)].filter(given, given).size() == 1")
-    .message("spec.source needs exactly one of image, pod and job"))]
+#[x_kube(cel, validation = Rule::new("[has(self.image), has(self.pod), has(self.job), has(self.taskRun), has(self.pipelineRun)].filter(given, given).size() == 1")
+    .message("spec.source needs exactly one of image, pod, job, taskRun and pipelineRun"))]
 pub struct Source {
     /// The build's image, best by digest: `registry.example.com/go-builder@sha256:…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +132,13 @@ pub struct Source {
     /// A failed Job in this object's namespace: its last failed pod is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<WorkloadReference>,
+    /// A failed Tekton `TaskRun` in this object's namespace: image digest, literal environment and working directory of the
+    /// step that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_run: Option<TaskRunReference>,
+    /// A Tekton `PipelineRun` in this object's namespace: its first failed `TaskRun` is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline_run: Option<PipelineRunReference>,
 }
 
 /// A pod or a Job in the namespace of the `DebugSession`.
@@ -145,6 +152,28 @@ pub struct WorkloadReference {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub container: Option<String>,
+}
+
+/// A Tekton `TaskRun` in the namespace of the `DebugSession`.
+#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskRunReference {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Which of its failed steps. Default: the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub step: Option<String>,
+}
+
+/// A Tekton `PipelineRun` in the namespace of the `DebugSession`.
+#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PipelineRunReference {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// One environment variable, literal.

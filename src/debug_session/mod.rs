@@ -8,6 +8,7 @@ mod observe;
 mod report;
 mod source;
 mod status;
+mod tekton;
 mod turn;
 mod validate;
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::source::SourceRead;
+use super::tekton::{self, PipelineRun, TaskRun};
 use super::turn::{self, Turn};
 use super::validate;
 use crate::api::DebugSession;
@@ -84,6 +85,10 @@ async fn source(context: &Context, session: &DebugSession, namespace: &str) -> R
         read_pod(context, namespace, pod).await
     } else if let Some(job) = &source.job {
         read_job(context, namespace, job).await
+    } else if let Some(run) = &source.task_run {
+        read_task_run(context, namespace, &run.name).await
+    } else if let Some(run) = &source.pipeline_run {
+        read_pipeline_run(context, namespace, &run.name).await
     } else {
         return Ok(SourceRead::Image);
     };
@@ -108,4 +113,36 @@ async fn read_job(context: &Context, namespace: &str, reference: &WorkloadRefere
     // The label finds them; the owner's UID proves them.
     items.retain(|pod| pod.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref()));
     Ok(SourceRead::Pods(items))
+}
+
+async fn read_task_run(context: &Context, namespace: &str, name: &str) -> Result<SourceRead, CallError> {
+    let runs: Api<TaskRun> = Api::namespaced_with(context.base.client.clone(), namespace, &tekton::task_runs());
+    match call_or_absent("read the source TaskRun", runs.get(name)).await? {
+        Some(run) => with_pod(context, namespace, run).await,
+        None => Ok(SourceRead::Absent),
+    }
+}
+
+async fn read_pipeline_run(context: &Context, namespace: &str, name: &str) -> Result<SourceRead, CallError> {
+    let pipelines: Api<PipelineRun> = Api::namespaced_with(context.base.client.clone(), namespace, &tekton::pipeline_runs());
+    let Some(pipeline) = call_or_absent("read the source PipelineRun", pipelines.get(name)).await? else { return Ok(SourceRead::Absent) };
+    let runs: Api<TaskRun> = Api::namespaced_with(context.base.client.clone(), namespace, &tekton::task_runs());
+    let of_pipeline = ListParams::default().labels(&format!("tekton.dev/pipelineRun={name}"));
+    let mut items = call("list the source PipelineRun's TaskRuns", runs.list(&of_pipeline)).await?.items;
+    items.retain(|run| run.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == pipeline.metadata.uid.as_ref()));
+    match tekton::first_failed(items) {
+        Some(run) => with_pod(context, namespace, run).await,
+        None => Ok(SourceRead::NoneFailed),
+    }
+}
+
+/// A TaskRun and its pod. Tekton deletes the pods of runs that took too long.
+async fn with_pod(context: &Context, namespace: &str, run: TaskRun) -> Result<SourceRead, CallError> {
+    let pods: Api<Pod> = Api::namespaced(context.base.client.clone(), namespace);
+    let name = run.status.as_ref().map(|status| status.pod_name.as_str()).filter(|name| !name.is_empty());
+    let pod = match name {
+        Some(name) => call_or_absent("read the source TaskRun's pod", pods.get(name)).await?,
+        None => None,
+    };
+    Ok(SourceRead::TaskRun(Box::new(run), pod.map(Box::new)))
 }

@@ -1,8 +1,9 @@
-//! What a session takes of a failed pod: the failed container's image, its literal environment, its working directory.
+//! What a session takes of a failed build: the failed container's or step's image, its literal environment, its working directory.
 //! Nothing else: not its command, arguments, volumes, annotations or account. Pure.
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
+use super::tekton::{self, TaskRun};
 use crate::api::debug_session::{DebugSession, WorkloadReference};
 use crate::domain::environment::{self, Variable};
 use crate::domain::images::Reference;
@@ -14,6 +15,10 @@ pub(super) enum SourceRead {
     Image,
     /// The named pod, or the pods of the named job.
     Pods(Vec<Pod>),
+    /// The named TaskRun, or the first that failed of the named PipelineRun; with its pod, if that is still there.
+    TaskRun(Box<TaskRun>, Option<Box<Pod>>),
+    /// No TaskRun of the named PipelineRun has failed.
+    NoneFailed,
     /// There is none of this name.
     Absent,
     /// The controller may not read it; the API server's words.
@@ -41,14 +46,11 @@ pub(super) fn take(session: &DebugSession, read: &SourceRead) -> Result<Taken, S
     if let Some(image) = &source.image {
         return Ok(Taken { image: image.clone(), environment: Vec::new(), working_directory: None });
     }
-    let (kind, reference) = match (&source.pod, &source.job) {
-        (Some(pod), _) => ("pod", pod),
-        (None, Some(job)) => ("job", job),
-        (None, None) => return Err(SourceProblem::Missing("spec.source names nothing".into())),
-    };
-    let what = format!("{kind} {}", reference.name);
+    let (what, container) = named(session);
     match read {
-        SourceRead::Pods(pods) => from_pods(pods, &what, reference),
+        SourceRead::Pods(pods) => from_pods(pods, &what, container),
+        SourceRead::TaskRun(run, pod) => from_task_run(run, pod.as_deref(), container),
+        SourceRead::NoneFailed => Err(SourceProblem::Missing(format!("the {what} has no failed TaskRun"))),
         SourceRead::Forbidden(message) => Err(SourceProblem::Forbidden(format!(
             "the controller may not read the {what}: bind the ClusterRole sandglass-source-reader to it in this namespace ({message})"
         ))),
@@ -56,20 +58,44 @@ pub(super) fn take(session: &DebugSession, read: &SourceRead) -> Result<Taken, S
     }
 }
 
-fn from_pods(pods: &[Pod], what: &str, reference: &WorkloadReference) -> Result<Taken, SourceProblem> {
-    let mut failed: Vec<(&Pod, &Container, Option<&ContainerStatus>)> = pods
-        .iter()
-        .filter_map(|pod| failed_container(pod, reference.container.as_deref()).map(|(one, status)| (pod, one, status)))
-        .collect();
+/// What `spec.source` names, in words, and which container or step of it.
+fn named(session: &DebugSession) -> (String, Option<&str>) {
+    let source = &session.spec.source;
+    let workload = |kind: &str, reference: &'_ WorkloadReference| format!("{kind} {}", reference.name);
+    if let Some(pod) = &source.pod {
+        (workload("pod", pod), pod.container.as_deref())
+    } else if let Some(job) = &source.job {
+        (workload("job", job), job.container.as_deref())
+    } else if let Some(run) = &source.task_run {
+        (format!("TaskRun {}", run.name), run.step.as_deref())
+    } else {
+        (source.pipeline_run.as_ref().map_or_else(|| "source".into(), |run| format!("PipelineRun {}", run.name)), None)
+    }
+}
+
+/// As of a container; of a step whose pod is gone the Task's template comes first.
+fn from_task_run(run: &TaskRun, pod: Option<&Pod>, step: Option<&str>) -> Result<Taken, SourceProblem> {
+    let name = run.metadata.name.as_deref().unwrap_or_default();
+    let failed = tekton::failed_step(run, pod, step).map_err(|why| SourceProblem::Missing(format!("the TaskRun {name} {why}")))?;
+    let last = |of: fn(&Container) -> Option<&String>| failed.layers.iter().rev().find_map(of).cloned();
+    Ok(Taken {
+        image: pinned(last(|layer| layer.image.as_ref()).unwrap_or_default(), Some(&failed.image_id)),
+        environment: failed.layers.iter().flat_map(environment::of_container).collect(),
+        working_directory: last(|layer| layer.working_dir.as_ref()).filter(|directory| directory.starts_with('/')),
+    })
+}
+
+fn from_pods(pods: &[Pod], what: &str, named: Option<&str>) -> Result<Taken, SourceProblem> {
+    let mut failed: Vec<(&Pod, &Container, Option<&ContainerStatus>)> =
+        pods.iter().filter_map(|pod| failed_container(pod, named).map(|(one, status)| (pod, one, status))).collect();
     failed.sort_by_key(|(pod, ..)| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
     let Some((_, container, status)) = failed.pop() else {
-        let which =
-            reference.container.as_ref().map_or_else(|| "no container of it".into(), |name| format!("its container {name} has not"));
-        let verb = if reference.container.is_some() { "failed" } else { "has failed" };
+        let which = named.map_or_else(|| "no container of it".into(), |name| format!("its container {name} has not"));
+        let verb = if named.is_some() { "failed" } else { "has failed" };
         return Err(SourceProblem::Missing(format!("the {what} is not a failed build: {which} {verb}")));
     };
     Ok(Taken {
-        image: image(container, status),
+        image: pinned(container.image.clone().unwrap_or_default(), status.map(|status| status.image_id.as_str())),
         environment: environment::of_container(container),
         working_directory: container.working_dir.clone().filter(|directory| directory.starts_with('/')),
     })
@@ -98,15 +124,14 @@ fn has_failed(status: &ContainerStatus) -> bool {
     [&status.state, &status.last_state].into_iter().flatten().filter_map(|state| state.terminated.as_ref()).any(|end| end.exit_code != 0)
 }
 
-/// The image by the digest that ran, where the node reports one that can be pulled: of the same repository as the spec's.
-fn image(container: &Container, status: Option<&ContainerStatus>) -> String {
-    let asked = container.image.clone().unwrap_or_default();
-    let ran = status.map(|status| status.image_id.rsplit_once("://").map_or(status.image_id.as_str(), |(_, id)| id));
+/// The image by the digest that ran, where the node reports one that can be pulled: of the same repository as the one asked for.
+fn pinned(asked: String, ran: Option<&str>) -> String {
+    let ran = ran.map(|ran| ran.rsplit_once("://").map_or(ran, |(_, id)| id));
     let pinned = ran.filter(|ran| match (Reference::parse(ran), Reference::parse(&asked)) {
         (Ok(ran), Ok(asked)) => ran.digest.is_some() && ran.name() == asked.name(),
         _ => false,
     });
-    pinned.map_or(asked.clone(), str::to_owned)
+    pinned.map(str::to_owned).unwrap_or(asked)
 }
 
 #[cfg(test)]

@@ -38,6 +38,55 @@ pub(super) async fn a_failed_pod_or_job_is_taken_without_its_secrets() {
     }
 }
 
+/// A TaskRun of the PipelineRun `nightly`, whose second step failed in the pod `run-pod`.
+fn task_run(name: &str, pipeline: &str) -> Value {
+    json!({
+        "metadata": { "name": name, "namespace": "ci", "uid": format!("{name}-uid"), "labels": { "tekton.dev/pipelineRun": "nightly" },
+            "ownerReferences": [{ "apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": "nightly", "uid": pipeline }] },
+        "spec": {},
+        "status": {
+            "podName": "runner", "conditions": [{ "type": "Succeeded", "status": "False" }], "completionTime": "2026-01-01T00:00:00Z",
+            "steps": [{ "name": "job", "container": "job", "imageID": "", "terminated": { "exitCode": 1 } }],
+        },
+    })
+}
+
+#[tokio::test]
+pub(super) async fn the_failed_step_of_a_tekton_run_is_taken_as_a_failed_pod_is() {
+    for source in [json!({ "taskRun": { "name": "run" } }), json!({ "pipelineRun": { "name": "nightly" } })] {
+        let mut world = World::new();
+        let mut pod = pod("runner", "ci", 1);
+        pod["metadata"]["ownerReferences"][0]["uid"] = json!("run-uid");
+        world.fake.put("", "pods", pod);
+        world.fake.put(
+            "tekton.dev",
+            "pipelineruns",
+            json!({ "metadata": { "name": "nightly", "namespace": "ci", "uid": "pipeline-uid" } }),
+        );
+        world.fake.put("tekton.dev", "taskruns", task_run("run", "pipeline-uid"));
+        world.fake.put("tekton.dev", "taskruns", task_run("a-stranger", "of another"));
+        world.create_with("s", &json!({ "source": source }));
+        world.settle().await;
+        assert_eq!(world.status("s")["strippedEnv"], json!(["DSN", "NODE", "NPM_TOKEN", "envFrom:secret/canary"]), "{source}");
+        let pod: k8s_openapi::api::core::v1::Pod = serde_json::from_value(world.pods().pop().expect("a pod")).expect("a pod");
+        let agent = super::super::build::settings_of(&pod).expect("settings");
+        assert_eq!(agent.environment, [("CI".into(), "true".into())]);
+        assert_eq!(agent.working_directory.as_deref(), Some("/workspace"));
+    }
+}
+
+#[tokio::test]
+pub(super) async fn a_tekton_run_that_has_not_failed_is_said_to_be_so() {
+    let mut world = World::new();
+    world.create_with("s", &json!({ "source": { "pipelineRun": { "name": "nightly" } } }));
+    world.settle().await;
+    assert!(world.message("s").contains("there is no PipelineRun nightly"), "{}", world.message("s"));
+    world.fake.put("tekton.dev", "pipelineruns", json!({ "metadata": { "name": "nightly", "namespace": "ci", "uid": "pipeline-uid" } }));
+    world.settle().await;
+    assert!(world.message("s").contains("the PipelineRun nightly has no failed TaskRun"), "{}", world.message("s"));
+    assert_eq!(world.condition("s", "Stalled"), "True/SourceNotFound");
+}
+
 #[tokio::test]
 pub(super) async fn a_source_that_cannot_be_used_stalls_with_a_clear_message_and_mends_itself() {
     let mut world = World::new();

@@ -57,7 +57,7 @@ struct Rule {
 fn used() -> BTreeSet<Right> {
     let place = |call: &fake::Call| match (call.namespace.as_str(), call.group.as_str(), call.resource.as_str()) {
         (BOX | RECOVERIES | SYSTEM, ..) => call.namespace.clone(),
-        (_, "", "pods") | (_, "batch", "jobs") => "source".into(),
+        (_, "", "pods") | (_, "batch", "jobs") | (_, "tekton.dev", _) => "source".into(),
         _ => "cluster".into(),
     };
     fake::record().into_iter().map(|call| (place(&call), call.group, call.resource, call.verb)).collect()
@@ -129,6 +129,8 @@ fn the_rights_used_are_the_rights_granted() {
         life::an_ended_object_may_be_removed_after_a_while,
         life::an_object_being_deleted_ends,
         refusals::a_failed_pod_or_job_is_taken_without_its_secrets,
+        refusals::the_failed_step_of_a_tekton_run_is_taken_as_a_failed_pod_is,
+        refusals::a_tekton_run_that_has_not_failed_is_said_to_be_so,
         refusals::a_source_that_cannot_be_used_stalls_with_a_clear_message_and_mends_itself,
         refusals::a_source_that_may_not_be_read_says_which_role_is_missing,
         refusals::what_the_configuration_does_not_allow_is_refused,
