@@ -49,6 +49,9 @@ enum Command {
         #[command(subcommand)]
         command: recordings::Command,
     },
+    /// What a pipeline's last step does: opens a session on the build that failed.
+    #[command(subcommand)]
+    Ci(cli::ci::Ci),
     /// Looks at configuration files.
     #[command(subcommand)]
     Config(Config),
@@ -186,6 +189,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
 fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Recordings { place, command } => return runtime()?.block_on(recordings::run(&place, command)),
+        Command::Ci(command) => return Ok(runtime()?.block_on(cli::ci::run(command))),
         Command::Controller(arguments) => {
             logs::start();
             runtime()?.block_on(controller::run(options(arguments)))

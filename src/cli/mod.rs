@@ -1,7 +1,8 @@
 //! What `sandglass` does instead of running for ever: printing the custom resource definitions and their documentation,
-//! making the installation's keys, and reading recordings.
+//! making the installation's keys, reading recordings, and the last step of a pipeline.
 
 mod api_docs;
+pub mod ci;
 mod crds;
 mod install_keys;
 pub mod recordings;
