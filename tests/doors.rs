@@ -12,14 +12,5 @@ mod harness;
 #[allow(dead_code, reason = "the cluster's own tests use more of it")]
 #[path = "cluster/reading.rs"]
 mod reading;
-
-use harness::{BUILD_IMAGE, Lab};
-use serde_json::json;
-
-/// What every door leads to.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_opens() {
-    let lab = Lab::shared("door").await;
-    let session = lab.open("build-1", json!({ "source": { "image": BUILD_IMAGE } })).await;
-    assert_eq!(lab.run(&session, "echo here").await, "here");
-}
+#[path = "doors/tekton.rs"]
+mod tekton;
