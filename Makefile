@@ -1,6 +1,6 @@
 # Everything here is a script that can be called by itself; this file only gives them names.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm test test-unit test-e2e cluster cluster-down install uninstall bench lint generate clean
+.PHONY: help demo demo-vm test test-unit test-e2e test-doors cluster cluster-down install uninstall bench lint generate clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test-unit: ## format, lints, licences, unit and loopback tests: no cluster
 
 test-e2e: ## the tests on the real cluster
 	@e2e/test cluster
+
+test-doors: ## Tekton, Flux, Helm, Prometheus, the kubectl plugin and ssh clients, against the real ones
+	@e2e/doors/test
 
 cluster: ## build and start the test cluster (needs root); says so if it is up
 	@e2e/cluster/build
