@@ -1,0 +1,63 @@
+-- Health of a BreakglassVM. It uses table access only, no function of Lua's library.
+local health = { status = "Progressing", message = "Sandglass has not seen it yet" }
+local status = obj.status
+if status == nil or status.conditions == nil then
+  return health
+end
+
+local ready, stalled
+local index = 1
+local condition = status.conditions[index]
+while condition ~= nil do
+  if condition.type == "Ready" then
+    ready = condition
+  elseif condition.type == "Stalled" then
+    stalled = condition
+  end
+  index = index + 1
+  condition = status.conditions[index]
+end
+
+-- Once ended, always ended: what is changed afterwards is not waited for.
+local ended = status.endedAt ~= nil
+local generation = obj.metadata ~= nil and obj.metadata.generation or nil
+if not ended and generation ~= status.observedGeneration then
+  health.message = "Sandglass has not seen the last change yet"
+  return health
+end
+
+if stalled ~= nil and stalled.status == "True" then
+  health.status = "Degraded"
+  health.message = (stalled.reason or "Stalled") .. ": " .. (stalled.message or "a human is needed")
+  return health
+end
+if ready == nil then
+  return health
+end
+
+local words = (ready.reason or "no reason") .. ": " .. (ready.message or "no message")
+-- Ready stays True after the end: a recovery that is over is what was asked for.
+if ready.status ~= "True" then
+  health.message = words
+elseif ended then
+  health.status = "Healthy"
+  health.message = "ended, " .. words
+else
+  health.status = "Healthy"
+  health.message = words
+  if status.expiresAt ~= nil then
+    health.message = "open until " .. status.expiresAt
+    if status.connection ~= nil and status.connection.command ~= nil then
+      health.message = health.message .. ": " .. status.connection.command
+    end
+  end
+end
+-- A verb that failed makes nothing unhealthy: it is over, and is never run again. It is told.
+local power = status.power
+if health.status == "Healthy" and power ~= nil then
+  health.message = health.message .. "; power " .. (power.verb or "verb") .. ": " .. (power.state or "not known")
+  if power.message ~= nil then
+    health.message = health.message .. ", " .. power.message
+  end
+end
+return health
