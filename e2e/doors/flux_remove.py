@@ -1,0 +1,86 @@
+"""Operator and objects in one Kustomization, deleted together: nothing may be left of either. And the installation put back."""
+
+import json
+
+from flux_world import FLUX_KINDS, TOP, Failed, Flux, condition, fact, get, good, hold, is_true, kubectl, until
+
+SYSTEM = "sandglass-system"
+# Made at the installation, by the Job of the keys or by an administrator, and in no manifest.
+KEPT = ("secrets", "configmaps")
+
+
+def everything():
+    """Everything in the cluster whose name has to do with Sandglass, of every kind that can be listed, and every object of its kinds."""
+    found = []
+    for kind in sorted(set(kubectl("api-resources", "--verbs=list", "-o", "name").split())):
+        if kind in ("events", "events.events.k8s.io", "componentstatuses"):
+            continue
+        names = kubectl("get", kind, "-A", "-o", "custom-columns=:metadata.namespace,:metadata.name", "--no-headers", check=False)
+        lines = [" ".join(line.split()) for line in names.splitlines()]
+        found += [f"{kind} {line}" for line in lines if "sandglass" in line or kind.endswith(".sandglass.dev")]
+    return found
+
+
+class Removal:
+    """The two chapters, and the way back."""
+
+    def __init__(self, world, manifests, app):
+        self.world, self.app, self.flux = world, app, None
+        with open(manifests, encoding="utf-8") as file:
+            self.manifests = file.read()
+        self.crds = kubectl("kustomize", f"{TOP}/crds")
+        # Kept in memory only, for the way back.
+        self.kept = [self._bare(item) for kind in KEPT for item in get(kind, namespace=SYSTEM) if self._is_own(item)]
+        hold(any(item["metadata"]["name"] == "sandglass-gateway-keys" for item in self.kept), "the installation has no keys")
+
+    @staticmethod
+    def _is_own(item):
+        return item["metadata"]["name"].startswith("sandglass-") and not item.get("type", "").startswith("kubernetes.io/")
+
+    @staticmethod
+    def _bare(item):
+        metadata = {field: item["metadata"][field] for field in ("name", "namespace", "labels", "annotations") if field in item["metadata"]}
+        return {**{field: value for field, value in item.items() if field != "metadata"}, "metadata": metadata}
+
+    def install(self):
+        manifests, repository = self.world.manifests, self.world.repository
+        commit = repository.commit("All of it", {
+            "app/kinds.yaml": self.crds,
+            "app/sandglass.yaml": self.manifests,
+            "app/build.yaml": manifests.session("build-1", ttl="10m"),
+            "app/machine.yaml": manifests.recovery("machine-1", ttl="10m"),
+        })
+        self.flux = Flux(repository, "app", "./app")
+        self.flux.ready_at(commit, 120)
+        for kind, name in (("debugsessions", "build-1"), ("breakglassvms", "machine-1")):
+            item = get(kind, name, self.app)
+            hold(is_true(item, "Open"), f"{name} is not open: {condition(item, 'Open')}")
+        good(f"kinds, operator, a session and a recovery in one Kustomization, all healthy: {len(self.flux.get()['status']['inventory']['entries'])} objects")
+
+    def remove(self):
+        fact(f"there now: {len(everything())} objects of Sandglass")
+        self.flux.delete()
+        left = lambda: [line for line in everything() if self.app not in line]
+        until("nothing of Sandglass to be left", lambda: not left(), 120, lambda: "\n".join(left()))
+        good("operator and objects removed together leave nothing: no kind, object, pod, namespace, role or policy, and no finalizer holds anything")
+
+    def restore(self):
+        """The installation as it was, with the same keys."""
+        print("putting the installation back", flush=True)
+        for kind in FLUX_KINDS:
+            kubectl("delete", kind, "app", "-n", "gitops-flux", "--ignore-not-found", "--timeout=100s", check=False)
+        until("the old namespaces to be gone", lambda: not any("deletionTimestamp" in item["metadata"] for item in get("namespaces")), 120)
+        put = ("apply", "--server-side", "--force-conflicts", "--field-manager=sandglass-install", "-f")
+        kubectl(*put, f"{TOP}/manifests/base/namespaces.yaml")
+        kubectl(*put, "-", stdin=self.crds)
+        kubectl("wait", "--for=condition=Established", "crd/debugsessions.sandglass.dev", "crd/breakglassvms.sandglass.dev", "--timeout=30s")
+        kubectl(*put, "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": self.kept}))
+        kubectl("delete", "job", "sandglass-install-keys", "-n", SYSTEM, "--ignore-not-found")
+        kubectl(*put, "-", stdin=self.manifests)
+        for part in ("controller", "gateway"):
+            kubectl("rollout", "status", f"deployment/sandglass-{part}", "-n", SYSTEM, "--timeout=100s")
+        try:
+            until("the Job of the keys", lambda: is_true(get("jobs", "sandglass-install-keys", SYSTEM), "Complete"), 60)
+        except Failed as failed:
+            fact(str(failed))
+        fact("the installation is as it was, with the same keys")
