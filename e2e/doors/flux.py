@@ -7,6 +7,7 @@ usage: flux.py STATE-FOLDER [remove MANIFESTS]
 import datetime
 import json
 import shutil
+import signal
 import sys
 import time
 
@@ -58,7 +59,8 @@ class Manifests:
     def let_vault_know(self):
         """The machine's key lies in Vault, and the role of these objects may read it and nothing else."""
         bao = lambda *arguments, stdin: run(f"{TOP}/e2e/vault/server", "bao", *arguments, stdin=stdin)
-        bao("kv", "put", "-mount=secret", f"breakglass/{ROLE}", "-", stdin=json.dumps({"private_key": self.read("vm/target_key") + "\n"}))
+        key = json.dumps({"private_key": self.read("vm/target_key") + "\n"})
+        bao("kv", "put", "-mount=secret", f"breakglass/{ROLE}", "-", stdin=key)
         paths = {f"secret/data/breakglass/{ROLE}": "read", "sys/capabilities-self": "update", "auth/token/revoke-self": "update"}
         policy = "".join(f'path "{path}" {{ capabilities = ["{verb}"] }}\n' for path, verb in paths.items())
         bao("policy", "write", ROLE, "-", stdin=policy)
@@ -73,7 +75,8 @@ def pair(number=1):
 
 
 def told(item):
-    return item and " / ".join(f"{one['type']}={one['status']} {one['reason']}: {one['message']}" for one in item["status"].get("conditions", []))
+    conditions = (item or {}).get("status", {}).get("conditions", [])
+    return " / ".join(f"{one['type']}={one['status']} {one['reason']}: {one['message']}" for one in conditions)
 
 
 def over(item):
@@ -103,10 +106,13 @@ class Story:
         self.commit = world.repository.commit("A session and a recovery", self.files)
         self.flux = Flux(world.repository, "app", "./app")
         until("Flux to wait for the objects", lambda: "Running health checks" in self.flux.said(), 30, self.flux.said)
-        until("build-1 to wait for its turn", lambda: condition(pair()["build"], "Open")["reason"] == "ProjectBusy", 20, lambda: told(pair()["build"]))
+        busy = lambda: condition(pair()["build"], "Open")["reason"] == "ProjectBusy"
+        until("build-1 to wait for its turn", busy, 20, lambda: told(pair()["build"]))
+        # A look every 0.2 seconds for four seconds, in which it may not be ready.
         end = time.monotonic() + 4
-        until("four seconds in which it is not ready", lambda: hold(not is_true(self.flux.get(), "Ready"), self.flux.said) or time.monotonic() > end, 10)
-        good(f"not healthy before it opens: {condition(self.flux.get(), 'Healthy')['message'][:70]}")
+        until("the end of four seconds", lambda: hold(not is_true(self.flux.get(), "Ready"), self.flux.said) or time.monotonic() > end, 10)
+        hold(busy(), lambda: told(pair()["build"]))
+        good(f"not healthy before it opens: {condition(self.flux.get(), 'Healthy')['message'].split(' for ')[0]}")
         kubectl("patch", "debugsession", "before", "-n", APP, "--type=merge", "-p", '{"spec":{"end":true}}')
         ready = self.flux.ready_at(self.commit)
         self.since_ready = time.monotonic()
@@ -122,14 +128,18 @@ class Story:
         files = {name: {**item, "spec": {**item["spec"], "reason": "another reason"}} for name, item in self.files.items()}
         self.world.repository.commit("Another reason", files)
         self.flux.ask(FLUX_KINDS[1])
-        refused = lambda: condition(self.flux.get(), "Ready")["status"] == "False" and "immutable" in condition(self.flux.get(), "Ready")["message"]
-        until("the change to be refused", refused, 40, self.flux.said)
-        ready, now = condition(self.flux.get(), "Ready"), pair()
-        hold(ready["reason"] == "ReconciliationFailed" and "spec.reason is immutable: create another" in ready["message"], ready)
+        words = "spec.reason is immutable: create another"
+
+        def refused():
+            ready = condition(self.flux.get(), "Ready")
+            return ready["status"] == "False" and words in ready["message"] and ready
+
+        ready, now = until("the change to be refused", refused, 40, self.flux.said), pair()
+        hold(ready["reason"] == "ReconciliationFailed", ready)
         for name, item in now.items():
             before = self.first[name]
-            same = all(item["metadata"][field] == before["metadata"][field] for field in ("uid", "generation")) and item["spec"] == before["spec"]
-            hold(same and is_true(item, "Open"), f"{name} changed: {json.dumps(item['spec'])} {told(item)}")
+            same = all(item["metadata"][field] == before["metadata"][field] for field in ("uid", "generation"))
+            hold(same and item["spec"] == before["spec"] and is_true(item, "Open"), f"{name} changed: {json.dumps(item['spec'])} {told(item)}")
         good(f"a changed immutable field is reported: {ready['reason']}: {ready['message'].split(': ', 1)[-1][:150].strip()}")
         good("and changes nothing: same objects, same generation, still open")
         self.commit = self.world.repository.commit("The first reason again", self.files)
@@ -158,7 +168,8 @@ class Story:
     def nothing_opens(self, what):
         """The objects that stand there now were made anew, too late, and stay closed."""
         known = {item["metadata"]["uid"] for item in self.known}
-        now = until("new objects that are over", lambda: all(over(item) for item in pair().values()) and pair(), 40, lambda: [told(item) for item in pair().values()])
+        both = lambda: [told(item) for item in pair().values()]
+        now = until("new objects that are over", lambda: all(over(item) for item in pair().values()) and pair(), 40, both)
         self.flux.apply_again(2)
         for name, item in now.items():
             hold(item["metadata"]["uid"] not in known, f"{name} was not created anew")
@@ -172,13 +183,29 @@ class Story:
         self.known = list(self.first.values())
         until("notAfter", lambda: utc(0) > self.not_after, 60)
         force = {"annotations": {"kustomize.toolkit.fluxcd.io/force": "enabled"}}
-        forced = {name: {**item, "metadata": {**item["metadata"], **force}, "spec": {**item["spec"], "reason": "forced"}} for name, item in self.files.items()}
+        by_force = lambda item: {**item, "metadata": {**item["metadata"], **force}, "spec": {**item["spec"], "reason": "forced"}}
+        forced = {name: by_force(item) for name, item in self.files.items()}
         self.flux.ready_at(self.world.repository.commit("By force", forced))
         self.nothing_opens("force, which deletes and creates again,")
-        self.flux.ready_at(self.world.repository.commit("Not any more", {**dict.fromkeys(self.files), "app/kustomization.yaml": "resources: []\n"}))
+        nothing = {**dict.fromkeys(self.files), "app/kustomization.yaml": "resources: []\n"}
+        self.flux.ready_at(self.world.repository.commit("Not any more", nothing))
         until("both to be pruned", lambda: not any(pair().values()), 40)
         self.flux.ready_at(self.world.repository.commit("Restored", {**self.files, "app/kustomization.yaml": None}))
         self.nothing_opens("a restored manifest past notAfter")
+
+    def stalled(self):
+        refused = self.world.manifests.session("refused-1", ttl="10m", project="other")
+        refused["spec"]["source"]["image"] = "registry.example.com/not-allowed:1"
+        began = time.monotonic()
+        self.world.repository.commit("An image that is not allowed", {"app/refused.yaml": refused})
+        self.flux.ask(FLUX_KINDS[1])
+        until("the health check to fail", lambda: condition(self.flux.get(), "Ready")["reason"] == "HealthCheckFailed", 60, self.flux.said)
+        # Its time-out is 90 seconds.
+        hold(time.monotonic() - began < 45, f"it took {time.monotonic() - began:.0f} s")
+        item = get("debugsessions", "refused-1", APP)
+        hold(condition(item, "Stalled")["reason"] == "ImageNotAllowed", told(item))
+        good(f"fails at once where a human is needed: {condition(self.flux.get(), 'Ready')['message'][:150]}")
+        self.flux.ready_at(self.world.repository.commit("Without it", {"app/refused.yaml": None}))
 
     def by_hand(self):
         world = self.world
@@ -225,9 +252,11 @@ class Story:
 class World:
     """Everything a story needs; what it put up it takes down."""
 
-    def __init__(self, state):
+    def __init__(self):
         self.folder = scratch()
         self.watches, self.controllers, self.repository = [], None, None
+
+    def open(self, state):
         self.manifests = Manifests(state, self.folder)
         for namespace in (APP, FLUX):
             kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s")
@@ -263,7 +292,8 @@ class World:
         kinds = [name for name in kubectl("get", "crd", "-o", "name").split() if name.endswith(".toolkit.fluxcd.io")]
         if kinds:
             kubectl("delete", *kinds, "--ignore-not-found", "--timeout=60s", check=False)
-        for command in (("policy", "delete", ROLE), ("delete", f"auth/kubernetes/role/{ROLE}"), ("kv", "metadata", "delete", "-mount=secret", f"breakglass/{ROLE}")):
+        secret = ("kv", "metadata", "delete", "-mount=secret", f"breakglass/{ROLE}")
+        for command in (("policy", "delete", ROLE), ("delete", f"auth/kubernetes/role/{ROLE}"), secret):
             run(f"{TOP}/e2e/vault/server", "bao", *command, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -279,16 +309,18 @@ def chapters(world, arguments):
         ("somebody changes what cannot be changed", story.changed),
         ("through expiry, again and again", story.through_expiry),
         ("too late", story.too_late),
+        ("a human is needed", story.stalled),
         ("ended by hand", story.by_hand),
         ("out of the repository", story.pruned),
     ]
 
 
 def main(state, *arguments):
-    began, world, story, code = time.monotonic(), None, None, 1
+    began, world, story, code = time.monotonic(), World(), None, 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         print("bringing up Flux' controllers and a Git server", flush=True)
-        world = World(state)
+        world.open(state)
         story, parts = chapters(world, arguments)
         for number, (title, part) in enumerate(parts, 1):
             chapter(number, len(parts), title)
@@ -296,14 +328,15 @@ def main(state, *arguments):
         code = 0
     except Failed as failed:
         print(painted(31, f"      not so: {failed}"), flush=True)
-        for kind in KINDS.values() if world else []:
+        for kind in KINDS.values():
             for item in json.loads(kubectl("get", kind, "-n", APP, "-o", "json", check=False) or '{"items":[]}')["items"]:
-                fact(f"{kind}/{item['metadata']['name']}: {told(item) if 'status' in item else 'no status'}")
-        print(world.controllers.last_words() if world and world.controllers else "", flush=True)
+                fact(f"{kind}/{item['metadata']['name']}: {told(item) or 'no status'}")
+        print(world.controllers.last_words() if world.controllers else "", flush=True)
     finally:
-        if isinstance(story, flux_remove.Removal):
-            story.restore()
-        if world:
+        try:
+            if isinstance(story, flux_remove.Removal):
+                story.restore()
+        finally:
             world.close()
     print(f"{'done' if code == 0 else 'failed'} after {time.monotonic() - began:.0f} s", flush=True)
     return code

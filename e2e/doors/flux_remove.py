@@ -2,22 +2,23 @@
 
 import json
 
-from flux_world import FLUX_KINDS, TOP, Failed, Flux, condition, fact, get, good, hold, is_true, kubectl, until
+from flux_world import BOXES, FLUX, FLUX_KINDS, TOP, Failed, Flux, condition, fact, get, good, hold, is_true, kubectl, until
 
 SYSTEM = "sandglass-system"
+OWN_NAMESPACES = (SYSTEM, *BOXES)
 # Made at the installation, by the Job of the keys or by an administrator, and in no manifest.
 KEPT = ("secrets", "configmaps")
 
 
 def everything():
-    """Everything in the cluster whose name has to do with Sandglass, of every kind that can be listed, and every object of its kinds."""
+    """Everything in the cluster whose name or namespace has to do with Sandglass, and every object of its kinds: (kind, namespace, name)."""
     found = []
     for kind in sorted(set(kubectl("api-resources", "--verbs=list", "-o", "name").split())):
         if kind in ("events", "events.events.k8s.io", "componentstatuses"):
             continue
         names = kubectl("get", kind, "-A", "-o", "custom-columns=:metadata.namespace,:metadata.name", "--no-headers", check=False)
-        lines = [" ".join(line.split()) for line in names.splitlines()]
-        found += [f"{kind} {line}" for line in lines if "sandglass" in line or kind.endswith(".sandglass.dev")]
+        items = [(kind, *line.split()) for line in names.splitlines()]
+        found += [item for item in items if "sandglass" in f"{item[1]} {item[2]}" or kind.endswith(".sandglass.dev")]
     return found
 
 
@@ -55,20 +56,25 @@ class Removal:
         for kind, name in (("debugsessions", "build-1"), ("breakglassvms", "machine-1")):
             item = get(kind, name, self.app)
             hold(is_true(item, "Open"), f"{name} is not open: {condition(item, 'Open')}")
-        good(f"kinds, operator, a session and a recovery in one Kustomization, all healthy: {len(self.flux.get()['status']['inventory']['entries'])} objects")
+        count = len(self.flux.get()["status"]["inventory"]["entries"])
+        good(f"kinds, operator, a session and a recovery in one Kustomization, all healthy: {count} objects")
 
     def remove(self):
-        fact(f"there now: {len(everything())} objects of Sandglass")
+        taken = {tuple(entry["id"].split("_")[:2]) for entry in self.flux.get()["status"]["inventory"]["entries"]}
+        there = everything()
+        # What others made in namespaces of their own and is only named after Sandglass.
+        foreign = {item for item in there if item[1] not in (*OWN_NAMESPACES, self.app, "<none>") and item[1:] not in taken}
+        fact(f"there now: {len(there) - len(foreign)} objects of Sandglass, and {len(foreign)} of others with its name")
         self.flux.delete()
-        left = lambda: [line for line in everything() if self.app not in line]
+        left = lambda: [" ".join(item) for item in everything() if item not in foreign]
         until("nothing of Sandglass to be left", lambda: not left(), 120, lambda: "\n".join(left()))
-        good("operator and objects removed together leave nothing: no kind, object, pod, namespace, role or policy, and no finalizer holds anything")
+        good("operator and objects removed together leave nothing: no kind, object, pod, namespace, role or policy")
 
     def restore(self):
         """The installation as it was, with the same keys."""
         print("putting the installation back", flush=True)
         for kind in FLUX_KINDS:
-            kubectl("delete", kind, "app", "-n", "gitops-flux", "--ignore-not-found", "--timeout=100s", check=False)
+            kubectl("delete", kind, "app", "-n", FLUX, "--ignore-not-found", "--timeout=100s", check=False)
         until("the old namespaces to be gone", lambda: not any("deletionTimestamp" in item["metadata"] for item in get("namespaces")), 120)
         put = ("apply", "--server-side", "--force-conflicts", "--field-manager=sandglass-install", "-f")
         kubectl(*put, f"{TOP}/manifests/base/namespaces.yaml")

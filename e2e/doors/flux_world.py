@@ -104,7 +104,8 @@ class Repository:
     def __init__(self, folder):
         self.bare, self.clone = f"{folder}/served/access.git", f"{folder}/clone"
         quiet = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null", "HOME": folder, "PATH": os.environ["PATH"]}
-        person = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in (("NAME", "test"), ("EMAIL", "test@example.com"))}
+        who = (("NAME", "test"), ("EMAIL", "test@example.com"))
+        person = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in who}
         self.environment = {**quiet, **person}
         run("git", "init", "-q", "--bare", "-b", "main", self.bare, environment=self.environment)
         run("git", "clone", "-q", self.bare, self.clone, environment=self.environment)
@@ -183,7 +184,8 @@ class Controllers:
     def __init__(self, folder):
         self.folder, self.running = folder, []
         for program in self.PORTS:
-            hold(os.access(f"{PROGRAMS}/{program}", os.X_OK), f"{PROGRAMS}/{program} is missing: build e2e/doors/tools/{program} first, or set DOORS_BIN")
+            missing = f"{PROGRAMS}/{program} is missing: build e2e/doors/tools/{program} first, or set DOORS_BIN"
+            hold(os.access(f"{PROGRAMS}/{program}", os.X_OK), missing)
             kubectl("apply", "--server-side", "--force-conflicts", "-f", f"{module_folder(program)}/config/crd/bases")
         kubectl("wait", "--for=condition=Established", *[f"crd/{kind}" for kind in FLUX_KINDS], "--timeout=20s")
 
@@ -248,7 +250,8 @@ class Flux:
 
     def said(self):
         item = self.get()
-        return " / ".join(f"{kind}={one['status']} {one['reason']}: {one['message']}" for kind in ("Ready", "Healthy") for one in [condition(item, kind)])
+        said = [(kind, condition(item, kind)) for kind in ("Ready", "Healthy")]
+        return " / ".join(f"{kind}={one['status']} {one['reason']}: {one['message']}" for kind, one in said)
 
     def ask(self, kind):
         """Asks for a look at once, and returns the word by which the answer is known."""
