@@ -335,7 +335,7 @@ def main(state, *arguments):
     finally:
         try:
             if isinstance(story, flux_remove.Removal):
-                story.restore()
+                story.put_back()
         finally:
             world.close()
     print(f"{'done' if code == 0 else 'failed'} after {time.monotonic() - began:.0f} s", flush=True)

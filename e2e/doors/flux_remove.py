@@ -29,7 +29,7 @@ class Removal:
         self.world, self.app, self.flux = world, app, None
         with open(manifests, encoding="utf-8") as file:
             self.manifests = file.read()
-        self.crds = kubectl("kustomize", f"{TOP}/crds")
+        hold("kind: CustomResourceDefinition" in self.manifests, f"{manifests} lacks the kinds")
         # Kept in memory only, for the way back.
         self.kept = [self._bare(item) for kind in KEPT for item in get(kind, namespace=SYSTEM) if self._is_own(item)]
         hold(any(item["metadata"]["name"] == "sandglass-gateway-keys" for item in self.kept), "the installation has no keys")
@@ -46,7 +46,6 @@ class Removal:
     def install(self):
         manifests, repository = self.world.manifests, self.world.repository
         commit = repository.commit("All of it", {
-            "app/kinds.yaml": self.crds,
             "app/sandglass.yaml": self.manifests,
             "app/build.yaml": manifests.session("build-1", ttl="10m"),
             "app/machine.yaml": manifests.recovery("machine-1", ttl="10m"),
@@ -70,7 +69,7 @@ class Removal:
         until("nothing of Sandglass to be left", lambda: not left(), 120, lambda: "\n".join(left()))
         good("operator and objects removed together leave nothing: no kind, object, pod, namespace, role or policy")
 
-    def restore(self):
+    def put_back(self):
         """The installation as it was, with the same keys."""
         print("putting the installation back", flush=True)
         for kind in FLUX_KINDS:
@@ -78,8 +77,6 @@ class Removal:
         until("the old namespaces to be gone", lambda: not any("deletionTimestamp" in item["metadata"] for item in get("namespaces")), 120)
         put = ("apply", "--server-side", "--force-conflicts", "--field-manager=sandglass-install", "-f")
         kubectl(*put, f"{TOP}/manifests/base/namespaces.yaml")
-        kubectl(*put, "-", stdin=self.crds)
-        kubectl("wait", "--for=condition=Established", "crd/debugsessions.sandglass.dev", "crd/breakglassvms.sandglass.dev", "--timeout=30s")
         kubectl(*put, "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": self.kept}))
         kubectl("delete", "job", "sandglass-install-keys", "-n", SYSTEM, "--ignore-not-found")
         kubectl(*put, "-", stdin=self.manifests)

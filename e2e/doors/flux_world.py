@@ -74,7 +74,7 @@ def get(kind, name=None, namespace=None, selector=None):
     """One object, None where there is none; or a list."""
     arguments = ["get", kind, "-o", "json", "--ignore-not-found"]
     arguments += [name] if name else []
-    arguments += ["-n", namespace] if namespace else ["-A"]
+    arguments += ["-n", namespace] if namespace else [] if name else ["-A"]
     arguments += ["-l", selector] if selector else []
     text = kubectl(*arguments)
     found = json.loads(text) if text.strip() else None
@@ -187,7 +187,9 @@ class Controllers:
             missing = f"{PROGRAMS}/{program} is missing: build e2e/doors/tools/{program} first, or set DOORS_BIN"
             hold(os.access(f"{PROGRAMS}/{program}", os.X_OK), missing)
             kubectl("apply", "--server-side", "--force-conflicts", "-f", f"{module_folder(program)}/config/crd/bases")
-        kubectl("wait", "--for=condition=Established", *[f"crd/{kind}" for kind in FLUX_KINDS], "--timeout=20s")
+        # `kubectl wait` fails on a kind so new that it has no conditions.
+        known = lambda: all(is_true(get("crd", kind), "Established") for kind in FLUX_KINDS)
+        until("the kinds of Flux to be known", known, 20)
 
     def start(self):
         storage = [f"--storage-path={self.folder}/artifacts", f"--storage-addr={NODE}:9790", f"--storage-adv-addr={NODE}:9790"]
