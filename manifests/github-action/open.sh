@@ -36,7 +36,7 @@ fresh_token() {
 	*) fail "the runner gave no OIDC token: it answered $STATUS" 'Run the job again; if it stays so, GitHub has a disturbance.' ;;
 	esac
 	jq -r '.value | strings' "$FOLDER/answer" >"$FOLDER/token" 2>/dev/null || fail 'the runner gave no OIDC token: its answer is none'
-	mask "$(tr -d '[:space:]' <"$FOLDER/token")"
+	mask "$(cat "$FOLDER/token")"
 	rm -f "$FOLDER/answer"
 }
 

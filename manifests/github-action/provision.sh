@@ -145,10 +145,13 @@ call_patiently() { # CURL-ARGUMENT...
 	local tries=0 pause
 	while :; do
 		call "$@"
-		tries=$((tries + 1)) pause=2
+		pause=2
 		case $STATUS in
 		429 | 503) pause=$(retry_after) ;;
-		000 | 502 | 504) [ "$tries" -lt 3 ] || return 0 ;;
+		000 | 502 | 504)
+			tries=$((tries + 1))
+			[ "$tries" -lt 3 ] || return 0
+			;;
 		*) return 0 ;;
 		esac
 		[ "$pause" -lt "$(left)" ] || return 0
@@ -225,9 +228,11 @@ provision() {
 
 bear_token() {
 	local token=''
-	[ ! -f "$FOLDER/token" ] || token=$(head -c 16385 "$FOLDER/token" | tr -d '[:space:]')
+	[ ! -f "$FOLDER/token" ] || token=$(head -c 16386 "$FOLDER/token")
 	case $token in
-	*[!A-Za-z0-9._-]* | '') fail 'what the CI gave as OIDC token is no token' ;;
+	*[!A-Za-z0-9._-]*) fail 'what the CI gave as OIDC token is no token' ;;
+	?*.?*.?*) ;;
+	*) fail 'what the CI gave as OIDC token is no token' ;;
 	esac
 	[ ${#token} -le 16384 ] || fail 'what the CI gave as OIDC token is no token: it has more than 16 KiB'
 	printf 'Authorization: Bearer %s\n' "$token" >"$FOLDER/bearer"
@@ -286,8 +291,10 @@ understand() {
 	'ssh '*) ;;
 	*) COMMAND='' ;;
 	esac
-	jq -r "$PLAIN"'.connection.knownHosts // [] | arrays | .[:10][] | strings' "$FOLDER/answer" 2>/dev/null |
-		sed -n '/^[]A-Za-z0-9.:,@*[-]\{1,300\} [a-z0-9@.-]\{3,40\} [A-Za-z0-9+/=]\{1,3000\}$/p' >"$FOLDER/known_hosts" || :
+	jq -r '.connection.knownHosts // [] | arrays | .[:10][] | strings | select(length < 4000) | split(" ") | select(length == 3)
+		| select(all(length > 0) and (map(explode) | (.[0] | all((. > 44 and . < 59 and . != 47) or (. > 63 and . < 94 and . != 92) or (. > 96 and . < 123) or . == 42 or . == 44))
+			and (.[1] | all(. == 45 or . == 46 or . == 64 or (. > 47 and . < 58) or (. > 96 and . < 123)))
+			and (.[2] | all(. == 43 or . == 61 or (. > 46 and . < 58) or (. > 64 and . < 91) or (. > 96 and . < 123))))) | join(" ")' "$FOLDER/answer" >"$FOLDER/known_hosts" 2>/dev/null || : >"$FOLDER/known_hosts"
 	EXPIRES=$(field '.expiresAt | strings')
 	case $EXPIRES in *[!0-9TZ:.+-]*) EXPIRES='' ;; esac
 	STRIPPED=$(jq -r "$PLAIN"'.strippedEnv // [] | arrays | .[:50] | map(plain | select(. != "")) | join(", ")' "$FOLDER/answer" 2>/dev/null | cut -c1-2000) || :

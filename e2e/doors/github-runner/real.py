@@ -12,8 +12,8 @@ import time
 import urllib.parse
 
 import runner
-from cases import ACTION, COMPONENT, failed, plain
 from forge import Forge, make_keys
+from world import ACTION, COMPONENT, failed, plain
 
 RULES = """\
 provisioning:
