@@ -77,7 +77,7 @@ summarize() {
 	printf '### %s\n\n%s\n\n' "$(headline | sed 's/:$//')" "$(markdown "$WHY")"
 	if [ -s "${FOLDER:-/nowhere}/claims" ]; then
 		printf 'The service looked at these claims:\n\n| claim | value |\n|---|---|\n'
-		jq -r "$PLAIN"'to_entries[:40][] | "| \(.key | escaped) | \(.value | escaped) |"' "$FOLDER/claims"
+		jq -r "$PLAIN"'to_entries[:40][] | "| \(.key | escaped) | \(.value | claim | escaped) |"' "$FOLDER/claims"
 		printf '\n'
 	fi
 	[ -z "$CURE" ] || printf '%s\n' "$CURE" | while read -r line; do printf '%s\n\n' "$(markdown "$line")"; done

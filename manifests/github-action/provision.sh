@@ -16,6 +16,7 @@ OPEN=false OVER=true WHY='' CURE='' NAME='' NAMESPACE='' COMMAND='' EXPIRES='' S
 # shellcheck disable=SC2016  # of jq
 PLAIN='def plain: (if type == "string" then . elif . == null then "" else tojson end)[0:600] | explode
 	| map(if . < 32 or (. > 126 and . < 160) or (. > 8202 and . < 8208) or (. > 8231 and . < 8239) or (. > 8293 and . < 8298) or . == 65279 then 32 else . end) | implode;
+def claim: if . == null then "(not in the token)" else plain end;
 def escaped: plain | explode | map(if . > 127 or . == 32 or (. > 47 and . < 58) or (. > 64 and . < 91) or (. > 96 and . < 123) then [.] | implode else "&#\(.);" end) | add // "";'
 
 begin() {
@@ -80,7 +81,7 @@ block() {
 			printf "session   %s/%s: a fresh pod of the build's image, recorded\n" "$NAMESPACE" "$NAME"
 		else
 			printf '%s\n\n    %s\n' "$(headline)" "$WHY"
-			[ ! -s "${FOLDER:-/nowhere}/claims" ] || jq -r "$PLAIN"'to_entries[:40][] | "    \(.key | plain): \(.value | plain)"' "$FOLDER/claims"
+			[ ! -s "${FOLDER:-/nowhere}/claims" ] || jq -r "$PLAIN"'to_entries[:40][] | "    \(.key | plain): \(.value | claim)"' "$FOLDER/claims"
 			[ -z "$CURE" ] || printf '\n%s\n' "$CURE"
 		fi
 	} | sed 's/^/│ /; s/ *$//'

@@ -154,7 +154,7 @@ def refused(world):
     only_ours(result.summary)
     for words in ("other/thing", "<b>|x", "<script>alert(2)</script>"):
         assert words in plain(result.summary), result.summary
-    assert "│     repository: other/thing" in result.log.text, result.log.text
+    assert "│     repository: other/thing" in result.log.text and "│     environment: (not in the token)" in result.log.text, result.log.text
     world.service.first = [lambda handler: handler.problem(413, "the body is larger than 64 KiB")]
     failed(world.github(), "refused (413): the body is larger")
     orders(world, 0)
@@ -261,6 +261,19 @@ def the_chat_is_down(world):
     for webhook in (f"http://hooks.example.com/{world.forge.chat_secret}", f'https://x/"\nurl = "file:///etc/passwd{world.forge.chat_secret}', f"ftp://{world.forge.chat_secret}"):
         result = world.github({"webhook": webhook})
         assert result.code == 0 and any("the chat was not told" in data for _, data in result.log.commands), result.log.text
+
+
+def an_authority_of_ones_own(world):
+    """The forge by https: not believed before the job names its authority."""
+    with tempfile.TemporaryDirectory(prefix="sandglass-doors-") as folder:
+        secure = World(folder, forge="https://127.0.0.1:0", states=[OPEN])
+        try:
+            failed(secure.github(), "failed to fetch the public keys of octocat", "certificate")
+            assert not secure.forge.issued
+            result = secure.github(environment={"CURL_CA_BUNDLE": str(secure.forge.folder / "ca.crt")})
+            assert result.outputs["open"] == "true", result.log.text
+        finally:
+            secure.close()
 
 
 def a_program_is_missing(world):

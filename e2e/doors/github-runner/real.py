@@ -18,8 +18,8 @@ from world import ACTION, COMPONENT, failed, plain
 RULES = """\
 provisioning:
   issuers:
-    - {{ name: github, issuer: {issuer}/github, audience: sandglass, algorithms: [RS256]{authority} }}
-    - {{ name: gitlab, issuer: {issuer}/gitlab, audience: sandglass, algorithms: [RS256]{authority} }}
+    - {{ name: github, provider: GitHub, url: {issuer}/github, audience: sandglass, algorithms: [RS256]{authority} }}
+    - {{ name: gitlab, provider: GitLab, url: {issuer}/gitlab, audience: sandglass, algorithms: [RS256]{authority} }}
   rules:
     - {{ issuer: github, claims: {{ repository: acme/widget, ref: "refs/heads/*" }}, namespace: {namespace}, project: "{{repository}}", requester: "{{actor}}", ttlCap: 1h, images: ["{image}"] }}
     - {{ issuer: gitlab, claims: {{ project_path: acme/gadget }}, namespace: {namespace}, project: "{{project_path}}", requester: "{{user_login}}", ttlCap: 1h, images: ["{image}"] }}
@@ -32,8 +32,8 @@ def make(words):
 
 
 def rules(words):
-    issuer, namespace, image = words
-    authority = ", caBundle: FOLDER/ca.crt" if issuer.startswith("https:") else ""
+    issuer, namespace, image, *folder = words
+    authority = ", caBundle: " + json.dumps((pathlib.Path(folder[0]) / "ca.crt").read_text()) if folder else ""
     print(RULES.format(issuer=issuer, namespace=namespace, image=image, authority=authority), end="")
 
 
@@ -104,8 +104,10 @@ class Real:
 
 
 def refused(real):
-    failed(real.github(repository="other/thing"), "refused (403)", "other/thing")
-    failed(real.github(ref="refs/tags/v1"), "refused (403)", "refs/tags/v1")
+    for name, value in (("repository", "other/thing"), ("ref", "refs/tags/v1")):
+        result = real.github(**{name: value})
+        failed(result, "refused (403)")
+        assert f"│     {name}: {value}" in result.log.text and value in plain(result.summary), result.log.text
     failed(real.github(ref="refs/heads/x\nlevel=error admin logged in"), "refused (4")
     failed(real.github({"audience": "another"}), "refused (401)")
     failed(real.github({"image": "docker.io/library/busybox:1"}), "refused (422)")

@@ -111,7 +111,7 @@ class ServiceHandler(Handler):
             if fault := service.faults(order):
                 return self.problem(422, fault)
             if (claims.get("repository") or claims.get("project_path")) != service.repository:
-                looked = {name: claims[name] for name in ("repository", "ref", "actor", "project_path") if name in claims}
+                looked = {name: claims.get(name) for name in ("repository", "ref", "actor", "project_path", "environment")}
                 return self.problem(403, "no rule matches these claims", claims=looked)
             name = service.name(claims, order["job"])
             there = name in service.sessions
