@@ -256,7 +256,7 @@ make_request() {
 		def given($name): env[$name] // "";
 		{ image: given("SANDGLASS_IMAGE"), job: given("SANDGLASS_JOB"), authorizedKeys: ($keys | split("\n") | map(select(. != ""))),
 		principals: (given("SANDGLASS_PRINCIPALS") | words), allow: (given("SANDGLASS_ALLOW") | words),
-		env: [$names | words[] | select(env[.] != null) | {name: ., value: env[.]}], workingDir: given("SANDGLASS_WORKING_DIRECTORY"), ttl: given("SANDGLASS_TTL"),
+		env: [$names | words | unique[] | select(env[.] != null) | {name: ., value: env[.]}], workingDir: given("SANDGLASS_WORKING_DIRECTORY"), ttl: given("SANDGLASS_TTL"),
 		reason: given("SANDGLASS_REASON"), network: given("SANDGLASS_NETWORK"), commit: given("BUILD_COMMIT"), pullRequest: given("BUILD_PULL_REQUEST"), url: given("BUILD_URL") }
 		| with_entries(select(.value != "" and .value != []))' >"$FOLDER/request" || fail 'failed to write the request: is an input no text?'
 }
@@ -272,7 +272,10 @@ refused() {
 	esac
 	case $STATUS in
 	401) CURE='Does the input audience match the audience of the issuer in the configuration of the service?' ;;
-	403) CURE='Who runs Sandglass must add a rule for these claims, or widen one: docs/provisioning.md.' ;;
+	403)
+		CURE='Ask for what the rule allows, or let who runs Sandglass widen it: docs/provisioning.md.'
+		[ ! -s "$FOLDER/claims" ] || CURE='Who runs Sandglass must add a rule for these claims, or widen one: docs/provisioning.md.'
+		;;
 	413 | 422) CURE='Mend the input that it names.' ;;
 	429 | 503) CURE="It asked to wait $(retry_after) s, longer than the input timeout leaves. Run the job again later." ;;
 	esac
@@ -303,7 +306,7 @@ understand() {
 	[ "$(field '.ended == true or .stalled == true')" = true ] && OVER=true || OVER=false
 	WHY=$(field '.message | strings')
 	[ -n "$WHY" ] || WHY=$(field '.reason | strings')
-	[ -n "$WHY" ] || WHY='the service does not say why'
+	[ -n "$WHY" ] || WHY='no controller has seen it yet'
 }
 
 is_label() {

@@ -21,7 +21,7 @@ from world import ACTION, HOSTILE, IMAGE, KEY, World, failed, only_ours, orders,
 
 
 def opens_and_tells(world, shell):
-    result = world.github({"env": "GO_VERSION, NPM_TOKEN NOT_SET", "reason": "flaky", "webhook": world.forge.chat_url, "working-directory": "/work space", "allow": "Sftp,AgentForward"}, shell=shell)
+    result = world.github({"env": "GO_VERSION, NPM_TOKEN NOT_SET GO_VERSION,1BAD,B;AD", "reason": "flaky", "webhook": world.forge.chat_url, "working-directory": "/work space", "allow": "Sftp,AgentForward"}, shell=shell)
     assert result.code == 0
     orders(world, 1)
     order = world.service.orders[0]
@@ -146,7 +146,8 @@ def an_address_that_will_not_do(world):
 
 def refused(world):
     failed(world.github({"audience": "another"}), "refused (401)", "audience")
-    failed(world.github({"image": "docker.io/evil:1"}), "refused (422): image docker.io/evil:1 is not allowed here", "Mend the input")
+    failed(world.github({"image": "docker.io/evil:1"}), "refused (403): image docker.io/evil:1 is not allowed here", "Ask for what the rule allows")
+    failed(world.github({"working-directory": "here"}), "refused (422): workingDir must begin with /", "Mend the input")
     failed(world.github({"ttl": "for ever"}), "refused (422): ttl is not a time")
     world.forge.claims |= {"repository": "other/thing", "ref": HOSTILE, "actor": "<b>|x"}
     result = world.github()

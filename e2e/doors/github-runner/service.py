@@ -51,8 +51,6 @@ class Service:
                 return f"{name} is of another type"
         if not order.get("image") or not order.get("job"):
             return "image and job are required"
-        if not order["image"].startswith("registry.example.com/"):
-            return f"image {order['image']} is not allowed here: allowed is registry.example.com/"
         if not order.get("authorizedKeys") and not order.get("principals"):
             return "give authorizedKeys or principals"
         if bad := [key for key in order.get("authorizedKeys", []) if not KEY.fullmatch(key)]:
@@ -61,6 +59,10 @@ class Service:
             return "allow has an unknown value"
         if any(set(item) != {"name", "value"} or not all(type(word) is str for word in item.values()) for item in order.get("env", [])):
             return "env is a list of name and value"
+        if len({item["name"] for item in order.get("env", [])}) != len(order.get("env", [])):
+            return "env names a variable twice"
+        if not order.get("workingDir", "/").startswith("/"):
+            return "workingDir must begin with /"
         return None if re.fullmatch(r"([1-9][0-9]*[hms])+", order.get("ttl", "30m")) else "ttl is not a time"
 
     def name(self, claims, job):
@@ -115,6 +117,8 @@ class ServiceHandler(Handler):
                 return self.problem(403, "no rule matches these claims", claims=looked)
             name = service.name(claims, order["job"])
             there = name in service.sessions
+            if not order["image"].startswith("registry.example.com/"):
+                return self.problem(403, f"image {order['image']} is not allowed here: allowed is registry.example.com/")
             if not there:
                 service.orders.append(order)
                 service.sessions[name] = {"states": list(service.states), "requester": claims.get("actor") or claims.get("user_login"), "owner": claims["iss"]}
