@@ -1,7 +1,7 @@
 //! Sandglass: access that exists for half an hour and then is gone.
 //!
 //! The rooms, from top to bottom; an upper one may use a lower one, never the reverse and never sideways:
-//! `runtime` and `cli`, the controllers (`debug_session`, `breakglass_vm`, `sweeper`; `lifecycle` is what they share), the data path (`gateway`, `link`, `agent`), `page`, `recording`,
+//! `runtime` and `cli`, the controllers (`debug_session`, `breakglass_vm`, `sweeper`; `lifecycle` is what they share), the data path (`gateway`, `link`, `agent`), `page`, `provisioning`, `recording`,
 //! `kubernetes` and `store` (the adapters), `domain` and `api` (pure).
 
 #[cfg(feature = "agent")]
@@ -27,6 +27,8 @@ pub mod link;
 pub mod page;
 #[cfg(feature = "power")]
 pub mod power;
+#[cfg(feature = "server")]
+pub mod provisioning;
 #[cfg(feature = "server")]
 pub mod recording;
 #[cfg(feature = "server")]

@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use sandglass::cli::recordings::{self, Place};
 use sandglass::cli::{self, Installed};
 use sandglass::recovery;
-use sandglass::runtime::{controller, gateway, logs};
+use sandglass::runtime::{controller, gateway, logs, provisioning};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -34,6 +34,9 @@ enum Command {
         after_help = "Example:\n  sandglass gateway --config sandglass.yaml --keys-dir /etc/sandglass-keys --ssh 0.0.0.0:2222 --link 0.0.0.0:8443"
     )]
     Gateway(Gateway),
+    /// Runs the door for CI outside the cluster: a job shows the OIDC token of its CI system and gets a session.
+    #[command(after_help = "Example:\n  sandglass provision --config sandglass.yaml --listen 0.0.0.0:8090")]
+    Provision(Provision),
     /// Makes the installation's host key, link CA and recording key where they are missing, and publishes their public halves.
     #[command(after_help = "Example:\n  sandglass install-keys --namespace sandglass-system")]
     InstallKeys {
@@ -123,6 +126,25 @@ struct Gateway {
     namespace: Option<String>,
 }
 
+#[derive(Args)]
+struct Provision {
+    /// The configuration file, with a part `provisioning`.
+    #[arg(long, value_name = "FILE", default_value = "/etc/sandglass/sandglass.yaml")]
+    config: PathBuf,
+    /// Where jobs ask.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8090")]
+    listen: SocketAddr,
+    /// Certificate chain, PEM. Without: plain HTTP, for an ingress in front of it.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Key of the certificate, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
+    health: SocketAddr,
+}
+
 #[derive(Subcommand)]
 enum Config {
     /// Reads a configuration file and says what is wrong with it.
@@ -206,6 +228,11 @@ fn run(command: Command) -> anyhow::Result<bool> {
                 namespace: arguments.namespace.or_else(|| variable("POD_NAMESPACE")).unwrap_or_else(|| "sandglass-system".into()),
                 name: variable("POD_NAME").or_else(|| variable("HOSTNAME")).unwrap_or_else(|| "gateway".into()),
             }))
+        }
+        Command::Provision(Provision { config, listen, tls_cert, tls_key, health }) => {
+            logs::start();
+            let certificate = tls_cert.zip(tls_key);
+            runtime()?.block_on(provisioning::run(provisioning::Options { configuration: config, listen, certificate, health }))
         }
         Command::InstallKeys { namespace } => match runtime()?.block_on(cli::install_keys(&namespace))? {
             Installed::New => print("new keys were made\n"),

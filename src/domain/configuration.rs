@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::lifetime::parse_duration;
+use super::provisioning::Provisioning;
 use super::quantity::thousandths;
 use super::recording::Recording;
 use super::recoveries::Recoveries;
@@ -53,6 +54,9 @@ pub struct Configuration {
     /// The web page, where there is one.
     #[serde(default)]
     pub page: Option<Page>,
+    /// The door for CI outside the cluster, where there is one.
+    #[serde(default)]
+    pub provisioning: Option<Provisioning>,
 }
 
 /// The web page on the gateway's HTTP port, behind an ingress that knows who asks.
@@ -278,6 +282,7 @@ impl Configuration {
         self.recoveries.check()?;
         self.recording.check()?;
         self.page.as_ref().map_or(Ok(()), Page::check)?;
+        self.provisioning.as_ref().map_or(Ok(()), |provisioning| provisioning.check(self.ttl_cap()))?;
         for (index, allowed) in self.allowed_images.iter().enumerate() {
             if allowed.prefix.is_empty() {
                 return Err(refuse(
@@ -346,7 +351,7 @@ impl Sessions {
     }
 }
 
-fn check_label(field: &str, value: &str) -> Result<(), ConfigurationError> {
+pub(super) fn check_label(field: &str, value: &str) -> Result<(), ConfigurationError> {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if value.is_empty() || value.len() > 63 || !value.bytes().all(inner) || value.starts_with('-') || value.ends_with('-') {
         return Err(refuse(field, "must be the name of a namespace"));

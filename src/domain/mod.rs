@@ -7,6 +7,7 @@ pub mod images;
 pub mod lifetime;
 pub mod names;
 pub mod power;
+pub mod provisioning;
 pub mod quantity;
 pub mod recording;
 pub mod recoveries;

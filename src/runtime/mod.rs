@@ -30,6 +30,7 @@ mod http;
 mod leader;
 pub mod logs;
 pub mod metrics;
+pub mod provisioning;
 mod shutdown;
 mod supervisor;
 
