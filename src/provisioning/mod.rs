@@ -12,6 +12,7 @@ mod keys;
 pub mod limits;
 pub mod line;
 pub mod listener;
+mod message;
 pub mod metrics;
 pub mod openapi;
 mod origin;

@@ -106,10 +106,15 @@ fn refuse(detail: impl Into<String>) -> Problem {
     Problem::new(Kind::InvalidRequest, detail)
 }
 
-/// What the parser says, without what it quotes: that may be a value, and values are nobody else's.
+/// What the parser says, without the values that it quotes: they are nobody else's. Names of fields stay.
 fn without_quotes(message: &str) -> String {
-    let quoted = message.split_once('"').and_then(|(before, rest)| rest.rsplit_once('"').map(|(_, after)| format!("{before}\"…\"{after}")));
-    one_line(quoted.as_deref().unwrap_or(message), 300)
+    let without = |quote: char, begins: &str| {
+        let (before, rest) = message.split_once(quote).filter(|(before, _)| before.contains(begins))?;
+        let (_, after) = if quote == '"' { rest.rsplit_once(quote)? } else { rest.split_once(quote)? };
+        Some(format!("{before}{quote}…{quote}{after}"))
+    };
+    let text = without('`', "unknown variant").or_else(|| without('"', ""));
+    one_line(text.as_deref().unwrap_or(message), 300)
 }
 
 impl SessionRequest {

@@ -2,11 +2,9 @@
 //! before its sender is known.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Body;
-use hyper::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response, StatusCode};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,11 +16,12 @@ use super::build::{self, Input};
 use super::keyring::{KeyError, Keyring};
 use super::limits::{Buckets, source_of};
 use super::line::one_line;
+use super::message::{bearer, check_head, read, refuse, respond};
 use super::metrics::{Metrics, Outcome};
 use super::openapi;
 use super::origin::Caller;
 use super::problem::{Kind, Problem};
-use super::request::{LARGEST, SessionRequest};
+use super::request::SessionRequest;
 use super::sessions::Sessions;
 use super::token::Token;
 use crate::api::DebugSession;
@@ -186,7 +185,9 @@ impl Door {
         let verified = self.verify(headers, now).await;
         if verified.as_ref().is_err_and(|problem| problem.kind.status() == 401) {
             // What is left in the bucket is what decides next time.
-            drop(self.failures.take(&address, now));
+            if self.failures.take(&address, now).is_ok() && self.failures.look(&address, now).is_err() {
+                tracing::warn!(%address, "an address is shut out for a while: too many bad tokens came from it");
+            }
         }
         let (issuer, claims) = verified?;
         let rule = self.parts.provisioning.rule(&issuer.name, &claims).ok_or_else(|| self.no_rule(issuer, &claims))?;
@@ -320,44 +321,6 @@ fn limited(what: &str, wait: Duration) -> Problem {
     Problem::new(Kind::RepositoryLimited, detail).after(wait)
 }
 
-/// What the head says about the body.
-fn check_head(headers: &HeaderMap) -> Result<(), Problem> {
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|value| value.parse::<u64>().ok());
-    if length.is_some_and(|length| length > LARGEST as u64) {
-        return Err(too_large());
-    }
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if kind.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    Err(Problem::new(Kind::NotJson, "the body must be JSON, with the header Content-Type: application/json"))
-}
-
-fn too_large() -> Problem {
-    Problem::new(Kind::TooLarge, format!("the body is larger than {} KiB: send fewer or shorter variables", LARGEST / 1024))
-}
-
-async fn read<B>(request: Request<B>) -> Result<Bytes, Problem>
-where
-    B: Body<Data = Bytes> + Send,
-    B::Error: std::error::Error + Send + Sync + 'static,
-{
-    match Limited::new(request.into_body(), LARGEST).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Problem::new(Kind::InvalidRequest, "the body did not arrive whole: send it again")),
-    }
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
-    let missing = || Problem::new(Kind::TokenMissing, "send the OIDC token of the CI system as Authorization: Bearer …");
-    let text = headers.get(AUTHORIZATION).ok_or_else(missing)?.to_str().map_err(|_| missing())?;
-    let (scheme, token) = text.split_once(' ').ok_or_else(missing)?;
-    let token = token.trim();
-    if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() { Ok(token) } else { Err(missing()) }
-}
-
 /// What the API server says, for the caller: who can do something about it is told what.
 fn trouble(error: &CallError, namespace: &str) -> Problem {
     let message = one_line(error.message(), 300);
@@ -381,30 +344,4 @@ fn trouble(error: &CallError, namespace: &str) -> Problem {
 
 fn done(outcome: Outcome, status: StatusCode, session: &DebugSession) -> Done {
     Done { outcome, status, body: serde_json::to_vec(&Answer::of(session)).map(Bytes::from).unwrap_or_default() }
-}
-
-fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn refuse(problem: &Problem) -> Response<Full<Bytes>> {
-    let status = StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = serde_json::to_vec(&problem.document()).map(Bytes::from).unwrap_or_default();
-    let mut response = respond(status, "application/problem+json", body);
-    let headers = response.headers_mut();
-    if let Some(wait) = problem.retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
-    }
-    if status == StatusCode::UNAUTHORIZED {
-        let challenge = if problem.kind == Kind::TokenMissing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    }
-    if let Some(method) = problem.allow {
-        headers.insert(ALLOW, HeaderValue::from_static(method));
-    }
-    response
 }
