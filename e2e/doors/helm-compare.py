@@ -4,7 +4,7 @@
 usage: helm-compare.py KUSTOMIZE.yaml HELM.yaml
 
 Only what the chart says on purpose is set aside: the mark by which an upgraded configuration restarts its pods, the policy that keeps
-kinds and namespace when a release goes, and the end of a Job's name, which follows its content. Ends with status 1 and one line per
+what must outlive a release, and the end of a Job's name, which follows its content. Ends with status 1 and one line per
 difference.
 """
 
@@ -15,8 +15,7 @@ import yaml
 
 KEEP = "helm.sh/resource-policy"
 CONFIGURATION = "sandglass.dev/configuration"
-KEPT = {("CustomResourceDefinition", "", "debugsessions.sandglass.dev"), ("CustomResourceDefinition", "", "breakglassvms.sandglass.dev"),
-        ("Namespace", "", "sandglass-system")}
+PODS_LIVE_IN = ("sandglass-debug", "sandglass-vm")
 
 
 class Different(Exception):
@@ -43,12 +42,20 @@ def objects(path):
     return found
 
 
-def without(annotations, name):
-    """Takes one annotation out of a metadata and says whether it was there."""
-    there = annotations.get("annotations", {}).pop(name, None)
-    if not annotations.get("annotations", True):
-        del annotations["annotations"]
-    return there
+def without(metadata, name):
+    """Takes one annotation out of a metadata; its value, or None where it was not there."""
+    annotations = metadata.pop("annotations", None) or {}
+    value = annotations.pop(name, None)
+    if annotations:
+        metadata["annotations"] = annotations
+    return value
+
+
+def is_kept(item):
+    """Whether Helm must leave it: what holds objects or keys, and what isolates pods for as long as there are any."""
+    kind, namespace, name = key(item)
+    return (kind == "CustomResourceDefinition" or (kind == "Namespace" and name == "sandglass-system")
+            or (kind == "NetworkPolicy" and namespace in PODS_LIVE_IN))
 
 
 def same_terms(items):
@@ -59,7 +66,7 @@ def same_terms(items):
         if kind == "Job":
             item["metadata"]["name"] = re.sub(r"-[0-9a-f]{8}$", "", name)
         kept = without(item["metadata"], KEEP)
-        if (kept == "keep") != (key(item) in KEPT):
+        if (kept == "keep") != is_kept(item):
             raise Different(f"{key(item)}: {KEEP} is {kept}")
         if kind == "Deployment" and not without(item["spec"]["template"]["metadata"], CONFIGURATION):
             raise Different(f"{key(item)}: its pods have no mark of the configuration")
