@@ -52,9 +52,11 @@ def without(metadata, name):
 
 
 def is_kept(item):
-    """Whether Helm must leave it: what holds objects or keys, and what isolates pods for as long as there are any."""
+    """Whether Helm must leave it: what holds objects or keys, the policy over the objects, and what isolates pods for as long as there
+    are any."""
     kind, namespace, name = key(item)
     return (kind == "CustomResourceDefinition" or (kind == "Namespace" and name == "sandglass-system")
+            or (kind.startswith("ValidatingAdmissionPolicy") and name == "sandglass-sessions")
             or (kind == "NetworkPolicy" and namespace in PODS_LIVE_IN))
 
 
