@@ -70,6 +70,9 @@ impl Metrics {
         for outcome in [Login::Accepted, Login::Denied, Login::Abandoned, Login::Evicted, Login::Penalised] {
             drop(self.logins.get_or_create(&LoginLabels { outcome }));
         }
+        for kind in [Kind::Shell, Kind::Command, Kind::Power, Kind::Sftp, Kind::LocalForward, Kind::AgentForward] {
+            drop(self.channels.get_or_create(&ChannelLabels { kind }));
+        }
         registry.register("sandglass_gateway_logins", "Connections by the outcome of their login", self.logins.clone());
         registry.register("sandglass_gateway_channels", "Channels opened, by kind", self.channels.clone());
         registry.register("sandglass_gateway_connections", "Connections that are logged in", self.connections.clone());

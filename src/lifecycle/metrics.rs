@@ -86,6 +86,17 @@ pub struct Metrics {
 const PHASES: [Option<Phase>; 6] =
     [None, Some(Phase::Waiting), Some(Phase::Starting), Some(Phase::Open), Some(Phase::Ended), Some(Phase::Failed)];
 
+const CATEGORIES: [Category; 8] = [
+    Category::Timeout,
+    Category::Conflict,
+    Category::Forbidden,
+    Category::NotFound,
+    Category::Invalid,
+    Category::Unavailable,
+    Category::Malformed,
+    Category::Other,
+];
+
 impl Metrics {
     /// Registers those of the kind `kind`, whose objects are called `objects` in the names of metrics.
     #[must_use]
@@ -97,6 +108,12 @@ impl Metrics {
             oldest_seconds: Gauge::default(),
             passes: passes.clone(),
         };
+        // From the start, at zero: a rate needs the count before the first one.
+        drop(passes.seconds.get_or_create(&metrics.kind));
+        drop(passes.start_seconds.get_or_create(&metrics.kind));
+        for category in CATEGORIES {
+            drop(passes.errors.get_or_create(&FailureLabel { kind, category: category.as_str() }));
+        }
         registry.register(format!("sandglass_{objects}"), "Sessions by phase", metrics.sessions.clone());
         let overdue = "Sessions past their deadline that are not over";
         registry.register(format!("sandglass_{objects}_overdue"), overdue, metrics.overdue.clone());
