@@ -449,7 +449,7 @@ async fn a_slow_issuer_is_asked_once_by_all_and_holds_nobody_up_for_long() {
     assert!(replies.iter().all(|reply| matches!(reply.status, 200 | 201)));
     assert_eq!(world.issuer.fetches(), 1);
     let slower = World::new().await;
-    slower.issuer.become_(Mode::Slow(Duration::from_secs(60)));
+    slower.issuer.become_(Mode::Slow(Duration::from_mins(1)));
     let began = Instant::now();
     refused(&slower, &slower.ask(&slower.token(&slower.claims())).await, 503, "issuer-unavailable", "try again");
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());

@@ -126,7 +126,7 @@ mod tests {
         serde_json::to_value(Answer::of(&session)).expect("JSON")
     }
 
-    fn object(status: serde_json::Value) -> serde_json::Value {
+    fn object(status: &serde_json::Value) -> serde_json::Value {
         json!({
             "apiVersion": "sandglass.dev/v1alpha1", "kind": "DebugSession",
             "metadata": { "name": "x-1", "namespace": "ci", "annotations": { STRIPPED: "NPM_TOKEN,AWS_SECRET" } },
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn an_open_session_says_how_to_get_in() {
-        let told = answer(object(json!({
+        let told = answer(object(&json!({
             "phase": "Open", "expiresAt": "2026-11-26T12:00:00Z", "strippedEnv": ["SSH_KEY", "NPM_TOKEN"],
             "conditions": [{ "type": "Open", "status": "True", "reason": "SessionOpen", "message": "open", "lastTransitionTime": "2026-11-26T11:30:00Z" }],
             "connection": { "host": "debug.example.com", "port": 2222, "user": "ci.x-1", "command": "ssh -p 2222 ci.x-1@debug.example.com", "knownHosts": ["k"] },
@@ -155,13 +155,13 @@ mod tests {
 
     #[test]
     fn a_new_one_waits_and_a_stalled_one_says_what_to_do() {
-        let new = answer(object(serde_json::Value::Null));
+        let new = answer(object(&serde_json::Value::Null));
         assert_eq!(
             (&new["phase"], &new["open"], &new["connection"], &new["expiresAt"]),
             (&json!("Waiting"), &json!(false), &json!(null), &json!(null))
         );
         let condition = |kind: &str, status: &str, reason: &str| json!({ "type": kind, "status": status, "reason": reason, "message": format!("of {reason}"), "lastTransitionTime": "2026-11-26T11:30:00Z" });
-        let stalled = answer(object(json!({
+        let stalled = answer(object(&json!({
             "phase": "Failed", "endedAt": "2026-11-26T11:31:00Z",
             "conditions": [condition("Open", "False", "PodFailed"), condition("Stalled", "True", "ImageRefused")],
         })));

@@ -50,7 +50,7 @@ pub enum CertificateError {
 
 /// The door's own certificate, from two files that may be replaced while it runs.
 pub struct Certificate {
-    certificate: PathBuf,
+    chain: PathBuf,
     key: PathBuf,
     acceptor: Mutex<TlsAcceptor>,
 }
@@ -62,7 +62,7 @@ impl Certificate {
     /// See [`CertificateError`].
     pub fn read(certificate: PathBuf, key: PathBuf) -> Result<Self, CertificateError> {
         let acceptor = Mutex::new(acceptor(&certificate, &key)?);
-        Ok(Self { certificate, key, acceptor })
+        Ok(Self { chain: certificate, key, acceptor })
     }
 
     /// Reads them again. The old ones stay in use if that fails.
@@ -70,7 +70,7 @@ impl Certificate {
     /// # Errors
     /// See [`CertificateError`].
     pub fn reload(&self) -> Result<(), CertificateError> {
-        let fresh = acceptor(&self.certificate, &self.key)?;
+        let fresh = acceptor(&self.chain, &self.key)?;
         *self.acceptor.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }

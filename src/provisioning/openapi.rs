@@ -1,4 +1,4 @@
-//! The document of the interface (OpenAPI 3.1), made from the types that are read and written.
+//! The document of the interface (`OpenAPI` 3.1), made from the types that are read and written.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};

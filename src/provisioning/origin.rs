@@ -1,6 +1,7 @@
 //! Which job of which run a session is for: what makes a repeated call find the session of the first one. Pure.
 
 use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
 
 use crate::domain::provisioning::{Claims, Issuer};
 
@@ -121,7 +122,10 @@ fn hash(parts: &[&str]) -> String {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part.as_bytes());
     }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    context.finish().as_ref().iter().fold(String::new(), |mut digits, byte| {
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Where an issuer's keys come from: its discovery document (OpenID Connect Discovery 1.0), then the key set that it names. Over
+//! Where an issuer's keys come from: its discovery document (`OpenID` Connect Discovery 1.0), then the key set that it names. Over
 //! TLS, without redirects, with a limit on time and size.
 
 use async_trait::async_trait;

@@ -129,7 +129,7 @@ impl<'a> Token<'a> {
         self.plain()
     }
 
-    /// A NumericDate (RFC 7519, section 2), in whole seconds.
+    /// A `NumericDate` (RFC 7519, section 2), in whole seconds.
     fn time(&self, claim: &'static str) -> Result<Option<i64>, TokenError> {
         let Some(value) = self.payload.get(claim) else { return Ok(None) };
         #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, and no clock gets there")]
