@@ -1,4 +1,5 @@
-//! `sandglass install-keys`: makes the installation's host key, link CA and recording key, once, and publishes their public halves.
+//! `sandglass install-keys`: makes the installation's host key, link CA and recording key, once, and publishes their public halves,
+//! with the gateway's address beside them: who looks up the one needs the other.
 
 use anyhow::Context as _;
 use k8s_openapi::ByteString;
@@ -19,6 +20,48 @@ use crate::link::tls;
 pub const SECRET: &str = "sandglass-gateway-keys";
 /// Name of the `ConfigMap` with the public halves.
 pub const PUBLIC: &str = "sandglass-public";
+/// Name and entry of the `ConfigMap` with the configuration, which has the gateway's address.
+pub const CONFIGURATION: (&str, &str) = ("sandglass", "sandglass.yaml");
+/// Entry with the gateway's host as users see it.
+const HOST: &str = "gateway-host";
+/// Entry with its port.
+const PORT: &str = "gateway-port";
+
+/// Where users find the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Name or IP address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl Address {
+    /// An address that can be written into an ssh configuration; nothing where it cannot.
+    #[must_use]
+    pub fn new(host: &str, port: u16) -> Option<Self> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_".contains(&byte);
+        let valid = !host.is_empty() && !host.starts_with('-') && host.bytes().all(fits) && port != 0;
+        valid.then(|| Self { host: host.into(), port })
+    }
+
+    /// What `install-keys` published.
+    #[must_use]
+    pub fn published(data: &BTreeMap<String, String>) -> Option<Self> {
+        Self::new(data.get(HOST)?.trim(), data.get(PORT)?.trim().parse().ok()?)
+    }
+
+    /// What the text of a configuration says.
+    #[must_use]
+    pub fn configured(text: &str) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Part {
+            gateway: crate::domain::configuration::Gateway,
+        }
+        let part: Part = serde_saphyr::from_str(text).ok()?;
+        Self::new(&part.gateway.host, part.gateway.port)
+    }
+}
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +78,10 @@ pub enum Installed {
 /// When the API server refuses, or a Secret that is there is not usable.
 pub async fn install_keys(namespace: &str) -> anyhow::Result<Installed> {
     let client = connect().await?;
-    let (installed, public) = secret(&client, namespace).await?;
+    let (installed, mut public) = secret(&client, namespace).await?;
+    if let Some(Address { host, port }) = address(&client, namespace).await? {
+        public.extend([(HOST.to_owned(), format!("{host}\n")), (PORT.to_owned(), format!("{port}\n"))]);
+    }
     publish(&client, namespace, public).await?;
     Ok(installed)
 }
@@ -43,6 +89,17 @@ pub async fn install_keys(namespace: &str) -> anyhow::Result<Installed> {
 fn metadata(name: &str) -> ObjectMeta {
     let labels = BTreeMap::from([(MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned())]);
     ObjectMeta { name: Some(name.into()), labels: Some(labels), ..ObjectMeta::default() }
+}
+
+/// The gateway's address, of the configuration as it is now. An installation may keep that elsewhere, or out of sight: then users
+/// learn the address from their sessions.
+async fn address(client: &Client, namespace: &str) -> anyhow::Result<Option<Address>> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    match call_or_absent("read the configuration", api.get(CONFIGURATION.0)).await {
+        Ok(map) => Ok(map.and_then(|map| Address::configured(map.data?.get(CONFIGURATION.1)?))),
+        Err(failure) if failure.code() == 403 => Ok(None),
+        Err(failure) => Err(failure.into()),
+    }
 }
 
 /// The public halves, from the Secret that is there or from a new one.
@@ -120,6 +177,19 @@ async fn publish(client: &Client, namespace: &str, data: BTreeMap<String, String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_address_is_read_from_the_configuration_and_back() {
+        let configured = |text: &str| Address::configured(text);
+        let address = configured("gateway: { host: debug.example.com, port: 22 }\nother: [1]\n").expect("an address");
+        let data = BTreeMap::from([(HOST.to_owned(), format!("{}\n", address.host)), (PORT.to_owned(), format!("{}\n", address.port))]);
+        assert_eq!(Address::published(&data), Some(address));
+        assert_eq!(configured("gateway: { host: '2001:db8::1' }").map(|address| address.port), Some(2222));
+        for text in ["gateway: { host: '-oProxyCommand=x' }", "gateway: { host: 'a b' }", "sessions: {}", "[", ""] {
+            assert_eq!(configured(text), None, "{text}");
+        }
+        assert_eq!(Address::published(&BTreeMap::new()), None);
+    }
 
     #[test]
     fn public_halves_hold_nothing_private_and_a_missing_one_is_named() {

@@ -1,10 +1,11 @@
 //! What `sandglass` does instead of running for ever: printing the custom resource definitions and their documentation,
-//! making the installation's keys, reading recordings, and the last step of a pipeline.
+//! making the installation's keys, reading recordings, the last step of a pipeline; and the kubectl plugin.
 
 mod api_docs;
 pub mod ci;
 mod crds;
 mod install_keys;
+pub mod kubectl;
 pub mod recordings;
 pub mod replay;
 
@@ -33,6 +34,37 @@ mod tests {
     fn the_published_definitions_are_the_codes() {
         for kind in ["debugsessions", "breakglassvms"] {
             compare(&format!("crds/{kind}.yaml"), &super::crds(Some(kind)).expect("YAML"));
+        }
+    }
+
+    /// Fields of a schema, by path, that have no description.
+    fn undescribed(schema: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].as_str().is_none_or(|text| text.trim().is_empty()) {
+                found.push(path.clone());
+            }
+            undescribed(field, &path, found);
+        }
+        for inner in ["items", "additionalProperties"] {
+            if schema[inner].is_object() {
+                undescribed(&schema[inner], path, found);
+            }
+        }
+    }
+
+    /// `kubectl explain` says something of everything.
+    #[test]
+    fn every_field_of_both_kinds_is_described() {
+        for kind in ["debugsessions", "breakglassvms"] {
+            let yaml = super::crds(Some(kind)).expect("YAML");
+            let definition: serde_json::Value = serde_saphyr::from_str(&yaml).expect("a definition");
+            let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            let fields = |name: &str| schema["properties"][name]["properties"].as_object().map_or(0, serde_json::Map::len);
+            assert!(fields("spec") > 8 && fields("status") > 8, "this is the schema");
+            let mut found = Vec::new();
+            undescribed(schema, kind, &mut found);
+            assert_eq!(found, Vec::<String>::new());
         }
     }
 
