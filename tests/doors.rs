@@ -9,6 +9,8 @@
 #[allow(dead_code, reason = "the cluster's own tests use more of it")]
 #[path = "cluster/harness.rs"]
 mod harness;
+#[path = "doors/plugin.rs"]
+mod plugin;
 #[allow(dead_code, reason = "the cluster's own tests use more of it")]
 #[path = "cluster/reading.rs"]
 mod reading;

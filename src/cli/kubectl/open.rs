@@ -48,7 +48,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     let units = [("s", 1), ("m", 60), ("h", 3600)];
     let found = units.into_iter().find_map(|(unit, seconds)| {
         let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-        Some(number.checked_mul(seconds)?)
+        number.checked_mul(seconds)
     });
     found.filter(|seconds| (1..=86_400).contains(seconds)).map(Duration::from_secs).ok_or_else(|| "write 90s, 5m or 1h, at most 24h".into())
 }
@@ -169,8 +169,8 @@ fn report(entry: &Entry, form: Option<Form>, open: bool) -> Result<(), Failure> 
 /// How to get in, for people.
 fn summary(entry: &Entry, now: DateTime<Utc>) -> String {
     let status = entry.status();
-    let mut text = String::new();
-    let mut line = |title: &str, value: &str| text.push_str(&format!("{title:<11}{}\n", plain(value)));
+    let mut lines = Vec::new();
+    let mut line = |title: &str, value: &str| lines.push(format!("{title:<11}{}\n", plain(value)));
     line("session", &entry.reference());
     if let Some(connection) = &status.connection {
         line("get in", &connection.command);
@@ -197,7 +197,7 @@ fn summary(entry: &Entry, now: DateTime<Utc>) -> String {
     if !stripped.is_empty() {
         line("stripped", &format!("{} (variables of the build that look secret)", stripped.join(", ")));
     }
-    text
+    lines.concat()
 }
 
 #[cfg(test)]

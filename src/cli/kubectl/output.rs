@@ -37,7 +37,7 @@ pub fn formed(form: Form, objects: Vec<Value>, references: &[String], list: bool
     let whole = if list { json!({ "apiVersion": "v1", "kind": "List", "items": objects }) } else { objects.into_iter().next().into() };
     let failed = |error: String| Failure::Failed(format!("failed to write the object: {error}"));
     match form {
-        Form::Name => Ok(references.iter().map(|reference| format!("{reference}\n")).collect()),
+        Form::Name => Ok(references.iter().flat_map(|reference| [reference.as_str(), "\n"]).collect()),
         Form::Json => serde_json::to_string_pretty(&whole).map(|text| text + "\n").map_err(|error| failed(error.to_string())),
         Form::Yaml => {
             serde_saphyr::to_string(&whole).map(|text| text.trim_end().to_owned() + "\n").map_err(|error| failed(error.to_string()))

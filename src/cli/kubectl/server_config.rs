@@ -129,13 +129,13 @@ impl Server {
 
     fn text(&self) -> String {
         let Address { host, port } = &self.address;
-        let mut text = format!("host         {host}\nport         {port}\n");
-        for print in self.fingerprints() {
-            text.push_str(&format!("fingerprint  {print}\n"));
-        }
-        text.push_str(&format!("\n# ~/.ssh/known_hosts_sandglass\n{}\n", self.known_hosts().join("\n")));
-        text.push_str(&format!("\n# ~/.ssh/config; then: ssh NAMESPACE.NAME@sandglass\n{}", self.ssh_config()));
-        text
+        let prints: String =
+            self.fingerprints().into_iter().flat_map(|print| ["fingerprint  ".to_owned(), print, "\n".to_owned()]).collect();
+        let (known_hosts, ssh_config) = (self.known_hosts().join("\n"), self.ssh_config());
+        format!(
+            "host         {host}\nport         {port}\n{prints}\n# ~/.ssh/known_hosts_sandglass\n{known_hosts}\n\n\
+             # ~/.ssh/config; then: ssh NAMESPACE.NAME@sandglass\n{ssh_config}"
+        )
     }
 
     fn json(&self) -> Result<String, Failure> {

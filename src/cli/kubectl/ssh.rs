@@ -25,7 +25,7 @@ const FIRST_STATUS: Duration = Duration::from_secs(30);
 /// What is handed to the OpenSSH client.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ClientOptions {
-    /// Forward your ssh-agent; the session must allow AgentForward.
+    /// Forward your ssh-agent; the session must allow `AgentForward`.
     #[arg(long, short = 'A')]
     pub forward_agent: bool,
     /// Forward a local port; the session must allow `LocalForward`.

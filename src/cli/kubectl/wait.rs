@@ -101,10 +101,11 @@ pub async fn until(
 
 /// A watch that is refused will be refused again; anything else may pass.
 fn refused(error: &watcher::Error) -> Result<(), Failure> {
-    let status = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status)) | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
-        watcher::Error::WatchError(status) => status,
-        _ => return Ok(()),
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::WatchError(status)) = error
+    else {
+        return Ok(());
     };
     match status.code {
         401 | 403 => Err(Failure::Refused(format!("failed to watch the session: {}", one_line(&status.message)))),
