@@ -144,7 +144,7 @@ async fn bad_tokens_are_one_line_and_leave_nothing() {
     let unsigned = |algorithm: &str| {
         format!("{}.{}.", encode(json!({ "alg": algorithm, "kid": "one" }).to_string()), encode(world.claims().to_string()))
     };
-    let headed = |header: Value| world.signer.token(&header, &world.claims());
+    let with_header = |header: Value| world.signer.token(&header, &world.claims());
     let claiming = |name: &str, value: Value| world.signer.token(&header, &world.claims_with(name, value));
     let without = |name: &str| {
         let mut claims = world.claims();
@@ -168,12 +168,12 @@ async fn bad_tokens_are_one_line_and_leave_nothing() {
         ("alg None", unsigned("None"), "algorithm is not one of RS256, ES256"),
         ("RS256 without a signature", unsigned("RS256"), "signature is not its issuer's"),
         ("HS256 with the public key", with_public_key, "algorithm is not one of RS256, ES256"),
-        ("an algorithm that is not allowed", headed(json!({ "alg": "RS512", "kid": "one" })), "algorithm is not one of"),
-        ("an algorithm of another kind of key", headed(json!({ "alg": "ES256", "kid": "one" })), "signature is not its issuer's"),
-        ("crit", headed(json!({ "alg": "RS256", "kid": "one", "crit": ["b64"], "b64": false })), "crit"),
-        ("crit that is null", headed(json!({ "alg": "RS256", "kid": "one", "crit": null })), "crit"),
-        ("no key id", headed(json!({ "alg": "RS256" })), "names no key"),
-        ("another type", headed(json!({ "alg": "RS256", "kid": "one", "typ": "JOSE" })), "not a signed JSON Web Token"),
+        ("an algorithm that is not allowed", with_header(json!({ "alg": "RS512", "kid": "one" })), "algorithm is not one of"),
+        ("an algorithm of another kind of key", with_header(json!({ "alg": "ES256", "kid": "one" })), "signature is not its issuer's"),
+        ("crit", with_header(json!({ "alg": "RS256", "kid": "one", "crit": ["b64"], "b64": false })), "crit"),
+        ("crit that is null", with_header(json!({ "alg": "RS256", "kid": "one", "crit": null })), "crit"),
+        ("no key id", with_header(json!({ "alg": "RS256" })), "names no key"),
+        ("another type", with_header(json!({ "alg": "RS256", "kid": "one", "typ": "JOSE" })), "not a signed JSON Web Token"),
         ("another's key", Signer::rsa().token(&header, &world.claims()), "signature is not its issuer's"),
         (
             "another's claims",

@@ -218,6 +218,7 @@ pub mod tests {
     use serde_json::json;
 
     /// An object with this status.
+    #[allow(clippy::needless_pass_by_value, reason = "tests give it what json! makes")]
     pub fn entry(status: Value) -> Entry {
         let object = json!({ "metadata": { "name": "build-42", "namespace": "ci" }, "spec": { "requester": "octocat" }, "status": status });
         Entry { kind: Kind::Debug, object: serde_json::from_value(object).expect("an object") }
