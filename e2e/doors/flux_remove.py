@@ -2,12 +2,44 @@
 
 import json
 
-from flux_world import BOXES, FLUX, FLUX_KINDS, TOP, Failed, Flux, condition, fact, get, good, hold, is_true, kubectl, until
+from flux_world import BOXES, FLUX, FLUX_KINDS, TOP, Failed, Flux, apply, condition, fact, get, good, hold, is_true, kubectl, until
 
 SYSTEM = "sandglass-system"
 OWN_NAMESPACES = (SYSTEM, *BOXES)
 # Made at the installation, by the Job of the keys or by an administrator, and in no manifest.
 KEPT = ("secrets", "configmaps")
+
+# While a policy with parameters stands, the API server reads ConfigMaps for it. Once none is left, Kubernetes 1.36 does not begin to
+# read them again before it is restarted: the policies that are put back would find no parameters, and refuse everything.
+GUARD = [
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "gitops-parameters"},
+        "spec": {
+            "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+            "matchConstraints": {"resourceRules": [
+                {"apiGroups": ["gitops.example.com"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["nothing"]}]},
+            "validations": [{"expression": "true"}],
+        },
+    },
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "gitops-parameters"},
+        "spec": {
+            "policyName": "gitops-parameters", "validationActions": ["Deny"],
+            "paramRef": {"name": "kube-root-ca.crt", "namespace": "default", "parameterNotFoundAction": "Allow"},
+        },
+    },
+]
+
+
+def in_force():
+    """Whether the admission policies refuse a pod, by their rule and with their parameters."""
+    with open(f"{TOP}/e2e/admission/pod.yaml", encoding="utf-8") as file:
+        endless = "".join(line for line in file if "activeDeadlineSeconds" not in line)
+    try:
+        kubectl("create", "-n", "sandglass-debug", "--dry-run=server", "-f", "-", stdin=endless)
+    except Failed as refused:
+        return "activeDeadlineSeconds must be between 1 and" in str(refused)
+    return False
 
 
 def everything():
@@ -50,6 +82,8 @@ class Removal:
             "app/build.yaml": manifests.session("build-1", ttl="10m"),
             "app/machine.yaml": manifests.recovery("machine-1", ttl="10m"),
         })
+        apply(*GUARD)
+        until("the policies to know their parameters", in_force, 20)
         self.flux = Flux(repository, "app", "./app")
         self.flux.ready_at(commit, 120)
         for kind, name in (("debugsessions", "build-1"), ("breakglassvms", "machine-1")):
@@ -82,8 +116,8 @@ class Removal:
         kubectl(*put, "-", stdin=self.manifests)
         for part in ("controller", "gateway"):
             kubectl("rollout", "status", f"deployment/sandglass-{part}", "-n", SYSTEM, "--timeout=100s")
-        try:
-            until("the Job of the keys", lambda: is_true(get("jobs", "sandglass-install-keys", SYSTEM), "Complete"), 60)
-        except Failed as failed:
-            fact(str(failed))
-        fact("the installation is as it was, with the same keys")
+        until("the Job of the keys", lambda: is_true(get("jobs", "sandglass-install-keys", SYSTEM), "Complete"), 60)
+        until("the admission policies to be in force", in_force, 30)
+        for item in GUARD:
+            kubectl("delete", item["kind"], item["metadata"]["name"], "--ignore-not-found")
+        fact("the installation is as it was, with the same keys and its policies in force")
