@@ -90,10 +90,11 @@ pub fn is_over<S: Session>(session: &S) -> bool {
 }
 
 /// Whether there is nothing left to do about an object. One that stalled is looked at once more when its time is over: nobody
-/// need do anything about it then.
+/// need do anything about it then. So is one that was changed after its end: GitOps tools wait until the change is observed.
 #[must_use]
 pub fn is_tombstone<S: Session>(session: &S, identity: &Identity, now: DateTime<Utc>) -> bool {
-    is_over(session) && !(holds_condition(session, STALLED) && now >= identity.expires_at)
+    let observed = session.state().and_then(|state| state.observed_generation) == session.meta().generation;
+    is_over(session) && observed && !(holds_condition(session, STALLED) && now >= identity.expires_at)
 }
 
 /// Whether a pod is this object's: the label says so, and the name, under which it was read, is made of the same UID.

@@ -195,3 +195,23 @@ async fn a_session_that_never_had_a_pod_ends_in_one_pass() {
     assert_eq!(world.condition("s", "Ready"), "True/Expired");
     assert_eq!(world.fake.writes(), 1);
 }
+
+#[tokio::test]
+pub(super) async fn an_end_that_is_asked_for_after_the_end_is_observed_and_changes_nothing() {
+    let mut world = World::new();
+    world.create("s");
+    world.open("s").await;
+    world.advance(TimeDelta::minutes(30));
+    world.settle().await;
+    let before = world.status("s");
+    let mut object = world.object("s");
+    object["spec"]["end"] = json!(true);
+    object["metadata"]["generation"] = json!(2);
+    world.fake.put(GROUP, SESSIONS, object);
+    let written = world.fake.writes();
+    world.settle().await;
+    let after = world.status("s");
+    assert_eq!((&after["observedGeneration"], world.condition("s", "Ready").as_str()), (&json!(2), "True/Expired"));
+    assert_eq!((&after["endedAt"], &after["endReason"]), (&before["endedAt"], &before["endReason"]));
+    assert_eq!((world.pods().len(), world.fake.writes()), (0, written + 1), "one write, and it is a tombstone again");
+}
