@@ -20,7 +20,7 @@ test-unit: ## format, lints, licences, unit and loopback tests: no cluster
 test-e2e: ## the tests on the real cluster
 	@e2e/test cluster
 
-test-doors: ## Tekton, Flux, Helm, Prometheus, the kubectl plugin and ssh clients, against the real ones
+test-doors: ## Tekton, Flux, Helm, the kubectl plugin and ssh clients, against the real ones
 	@e2e/doors/test
 
 cluster: ## build and start the test cluster (needs root); says so if it is up
