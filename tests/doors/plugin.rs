@@ -129,7 +129,7 @@ async fn a_session_of_an_image_by_the_keys_of_the_agent() {
     cat.env("SSH_AUTH_SOCK", &agent.socket).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = cat.spawn().expect("started");
     child.stdin.take().expect("an input").write_all(b"both ways").await.expect("written");
-    let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await.expect("in time").expect("ended");
+    let output = tokio::time::timeout(Duration::from_mins(1), child.wait_with_output()).await.expect("in time").expect("ended");
     assert_eq!(text(&output.stdout), "both ways");
 
     let ended = done(&lab, None, &["end", "s"]).await;
