@@ -219,8 +219,8 @@ async fn straight_into_failed_builds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_say_what_helps() {
     let lab = Lab::shared("plugin-no").await;
-    let agent = Agent::start(&lab).await;
-    let agent = Some(&agent);
+    let running = Agent::start(&lab).await;
+    let agent = Some(&running);
     let image = ["--image", BUILD_IMAGE];
     // 1: failed
     refused(&lab, None, 1, "no ssh-agent runs", &open(&image)).await;
@@ -251,7 +251,24 @@ async fn refusals_say_what_helps() {
         done(&lab, agent, &open(&["--image", BUILD_IMAGE, "--name", "x", "--no-wait"])).await,
         "debugsession.sandglass.dev/x created"
     );
+    progress(&lab, &running).await;
     done(&lab, None, &["end", "x", "second", "first"]).await;
+}
+
+/// On a terminal one sees what is waited for, in colour unless one does not want any; elsewhere nothing.
+async fn progress(lab: &Lab, agent: &Agent) {
+    for (name, no_color) in [("coloured", ""), ("plain", "1")] {
+        let words = open(&["-n", &lab.namespace, "--image", BUILD_IMAGE, "--name", name, "--timeout", "2s"]).join(" ");
+        let mut terminal = Command::new("script");
+        terminal.args(["-q", "-e", "-c", &format!("{PLUGIN} {words}"), "/dev/null"]).env("TERM", "xterm").env("NO_COLOR", no_color);
+        terminal.env("SSH_AUTH_SOCK", &agent.socket).stdin(Stdio::null()).kill_on_drop(true);
+        let output = finish(terminal, 60).await;
+        let shown = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(4), "{shown}");
+        assert!(shown.contains(&format!("{name}: 1s: ProjectBusy: ")), "{shown}");
+        assert_eq!(shown.contains("\u{1b}[2m"), no_color.is_empty(), "{shown}");
+        done(lab, None, &["end", name]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,7 +78,7 @@ mod tests {
         let connection = json!({ "host": "h", "port": 22, "user": "ci.build-42", "command": "ssh ci.build-42@h" });
         let open = json!({ "phase": "Open", "expiresAt": "2027-01-15T08:10:00Z", "connection": connection });
         let over = json!({ "phase": "Ended", "endedAt": "2027-01-15T08:00:00Z", "connection": connection });
-        let rows = rows(&[entry(open), entry(over), entry(json!(null))], now);
+        let rows = rows(&[entry(&open), entry(&over), entry(&json!(null))], now);
         assert_eq!(rows[1], ["ci", "build-42", "DebugSession", "Open", "10m", "octocat", "ssh ci.build-42@h"]);
         assert_eq!(rows[2][3..], ["Ended", "over", "octocat", "-"]);
         assert_eq!(rows[3][3..], ["-", "-", "octocat", "-"]);

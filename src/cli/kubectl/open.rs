@@ -218,7 +218,7 @@ mod tests {
     fn the_summary_says_how_to_get_in() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
         let text = summary(
-            &entry(json!({
+            &entry(&json!({
                 "expiresAt": "2027-01-15T08:10:00Z",
                 "strippedEnv": ["NPM_TOKEN", "A\u{1b}[2J"],
                 "connection": {

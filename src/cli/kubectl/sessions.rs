@@ -218,8 +218,7 @@ pub mod tests {
     use serde_json::json;
 
     /// An object with this status.
-    #[allow(clippy::needless_pass_by_value, reason = "tests give it what json! makes")]
-    pub fn entry(status: Value) -> Entry {
+    pub fn entry(status: &Value) -> Entry {
         let object = json!({ "metadata": { "name": "build-42", "namespace": "ci" }, "spec": { "requester": "octocat" }, "status": status });
         Entry { kind: Kind::Debug, object: serde_json::from_value(object).expect("an object") }
     }
@@ -238,12 +237,12 @@ pub mod tests {
     #[test]
     fn objects_say_what_they_are_and_when_they_end() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
-        let open = entry(json!({ "phase": "Open", "expiresAt": "2027-01-15T08:10:00Z" }));
+        let open = entry(&json!({ "phase": "Open", "expiresAt": "2027-01-15T08:10:00Z" }));
         assert_eq!((open.reference().as_str(), open.is_over()), ("debugsession.sandglass.dev/build-42", false));
         assert_eq!(expires_in(&open.status(), now), "10m");
         assert_eq!(open.json()["kind"], "DebugSession");
-        let over = entry(json!({ "phase": "Ended", "endedAt": "2027-01-15T08:00:00Z" }));
+        let over = entry(&json!({ "phase": "Ended", "endedAt": "2027-01-15T08:00:00Z" }));
         assert!(over.is_over() && expires_in(&over.status(), now) == "over");
-        assert_eq!(expires_in(&entry(Value::Null).status(), now), "-");
+        assert_eq!(expires_in(&entry(&Value::Null).status(), now), "-");
     }
 }

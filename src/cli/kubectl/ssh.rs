@@ -208,7 +208,7 @@ mod tests {
         for (field, value) in changes.as_object().expect("an object") {
             connection[field] = value.clone();
         }
-        entry(json!({ "connection": connection }))
+        entry(&json!({ "connection": connection }))
     }
 
     #[test]
@@ -243,6 +243,6 @@ mod tests {
         ] {
             assert!(matches!(destination(&connection(&changes)), Err(Failure::Failed(_))), "{changes}");
         }
-        assert!(matches!(destination(&entry(json!({}))), Err(Failure::NotOpen(_))));
+        assert!(matches!(destination(&entry(&json!({}))), Err(Failure::NotOpen(_))));
     }
 }

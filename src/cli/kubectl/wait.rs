@@ -124,7 +124,9 @@ impl Line {
     fn new() -> Self {
         let capable = std::env::var_os("TERM").is_some_and(|term| term != "dumb");
         let terminal = capable && std::io::stderr().is_terminal();
-        let columns = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| usize::from(size.ws_col).max(20));
+        // A terminal that does not know its size says zero.
+        let columns = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+        let columns = if columns == 0 { 80 } else { columns };
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { width: terminal.then_some(columns), colour, shown: false }
     }
@@ -165,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_status_is_judged() {
-        let sight = |status| judge(&entry(status));
+        let sight = |status| judge(&entry(&status));
         assert_eq!(sight(json!(null)), Sight::Pending("waits for Sandglass' controller".into()));
         let busy = condition("Open", "False", "ProjectBusy", "build-41 is live");
         assert_eq!(sight(json!({ "conditions": [busy] })), Sight::Pending("ProjectBusy: build-41 is live".into()));
@@ -176,7 +178,7 @@ mod tests {
         assert_eq!(words, "build-42 will not open: ImageRefused: name one that exists");
         let over = json!({ "endedAt": "2026-11-26T10:00:00Z", "endReason": "Expired", "conditions": [condition("Open", "False", "Expired", "the ttl is over")] });
         assert!(matches!(sight(over), Sight::Hopeless(words) if words.contains("is over (Expired: the ttl is over)")));
-        let mut ending = entry(json!({ "conditions": [condition("Open", "True", "SessionOpen", "")] }));
+        let mut ending = entry(&json!({ "conditions": [condition("Open", "True", "SessionOpen", "")] }));
         ending.object.data["spec"]["end"] = json!(true);
         assert!(matches!(judge(&ending), Sight::Hopeless(words) if words.contains("is being ended")));
     }
