@@ -66,7 +66,8 @@ def editor(setting):
         check(shell.poll() is None, "the first channel ended")
     finally:
         setting.ended(shell)
-    gone = [*ssh(setting), "! grep -aqs editor-server/matrix/server.py /proc/[0-9]*/cmdline"]
+    # In brackets, so that the search does not find itself.
+    gone = [*ssh(setting), "! grep -aqs 'editor-serve[r]/matrix/server' /proc/[0-9]*/cmdline"]
     setting.eventually("the server's end", lambda: setting.run(gone).returncode == 0)
     note = "the server ends with the channel that started it: a connection that is made anew starts it anew"
     return ssh_version(setting), [COMMAND, DATA, FILES, FORWARD], note

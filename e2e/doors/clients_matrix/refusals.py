@@ -166,7 +166,8 @@ def tunnel(setting):
 def left_behind(setting):
     """Detached, as `nohup` and `tmux new -d` do it: gone with the channel that started it."""
     setting.ran([*ssh(setting), "nohup setsid sleep 987 >/dev/null 2>&1 </dev/null & tmux new-session -d -s left"])
-    look = [*ssh(setting), "! tmux has-session -t left 2>/dev/null && ! grep -aqs sleep.987 /proc/[0-9]*/cmdline"]
+    # In brackets, so that the search does not find itself.
+    look = [*ssh(setting), "! tmux has-session -t left 2>/dev/null && ! grep -aqs 'slee[p].987' /proc/[0-9]*/cmdline"]
     setting.eventually("the end of what was left behind", lambda: setting.run(look).returncode == 0, 5)
     return "(nothing: it ends with its channel)"
 

@@ -1,5 +1,6 @@
 """What every client is given: the sessions, keys, host keys, a megabyte to carry; and how a program is run and what it said is read."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +10,9 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import time
 
 MEGABYTE = 1 << 20
@@ -140,6 +143,7 @@ class Setting:
     def at_terminal(self, command, environment=None, limit=40):
         """Runs a program at a terminal of its own, at which nobody types: its status, and what the terminal showed."""
         ours, its = pty.openpty()
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         process = self.start(command, environment, stdin=its, stdout=its, stderr=its)
         os.close(its)
         shown, end = bytearray(), time.monotonic() + limit
