@@ -4,6 +4,7 @@
 mod cluster;
 mod complete;
 mod completion;
+pub mod doctor;
 mod end;
 mod failure;
 mod keys;
@@ -85,6 +86,9 @@ enum Command {
     /// Says where the gateway is and which host keys it has.
     #[command(after_help = "Examples:\n  kubectl sandglass server-config\n  eval \"$(kubectl sandglass server-config -o env)\"")]
     ServerConfig(server_config::ServerConfig),
+    /// Looks at the installation and says what is wrong and what to do about it.
+    #[command(after_help = "Example:\n  kubectl sandglass doctor -n ci")]
+    Doctor(doctor::Options),
     /// Prints what makes a shell complete the arguments.
     #[command(after_help = "Example:\n  source <(kubectl sandglass completion bash)\n\n\
                             `kubectl sandglass <TAB>` itself needs kubectl_complete-sandglass on the PATH.")]
@@ -124,6 +128,13 @@ async fn dispatch(Arguments { cluster, command }: Arguments) -> Result<u8, Failu
         Command::End(arguments) => end::run(&cluster, &arguments).await,
         Command::Power(arguments) => power::run(&cluster, arguments).await,
         Command::ServerConfig(arguments) => server_config::run(&cluster, &arguments).await,
+        Command::Doctor(options) => {
+            let cluster = cluster.connect().await?;
+            match doctor::doctor(cluster.client, &options, &mut std::io::stdout()).await {
+                Ok(verdict) => Ok(u8::from(verdict != doctor::Verdict::Well)),
+                Err(error) => Err(Failure::Failed(error.to_string())),
+            }
+        }
         Command::Completion(arguments) => completion::run(&arguments).map(|()| 0),
         Command::Recordings { place, command } => match recordings::run(&place, command).await {
             Ok(well) => Ok(u8::from(!well)),
