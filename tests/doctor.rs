@@ -13,7 +13,9 @@ mod harness;
 mod reading;
 
 use harness::{BUILD_IMAGE, DEBUG, Lab, SYSTEM, eventually, kubectl, suffix};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::ListParams;
 use kube::config::Config;
 use kube::{Api, Client};
@@ -114,7 +116,7 @@ async fn a_whole_installation_is_well() {
         ("gateway", "answers with the published host key SHA256:"),
         ("canary", "let ssh in"),
         ("network", "the gateway's link port is open, and closed the gateway's health port and the API server"),
-        ("recording", "the login is recorded at s3://"),
+        ("recording", "the store is writable: the login is recorded at "),
         ("clock", "the clock of the gateway agrees"),
         ("clock", "the clock of the leading controller"),
         ("canary", "its pod was gone"),
@@ -213,8 +215,8 @@ async fn what_is_broken_is_found_by_its_own_check() {
     let lab = Lab::alone("doctor").await;
     let client = client(&lab.namespace, None).await;
     let without = options(|options| options.no_canary = true);
-    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/base");
-    let (policies, networks) = (format!("{base}/admission-policies.yaml"), format!("{base}/network-policies.yaml"));
+    let binding = kept::<ValidatingAdmissionPolicyBinding>(&lab, Api::all(client.clone()), "sandglass-session-pods").await;
+    let policy = kept::<NetworkPolicy>(&lab, lab.api_in(DEBUG), "default-deny").await;
 
     let label = "pod-security.kubernetes.io/enforce";
     breaks(
@@ -225,12 +227,11 @@ async fn what_is_broken_is_found_by_its_own_check() {
         &[("isolation", "not set", "kubectl label --overwrite namespace sandglass-debug")],
     )
     .await;
-    let binding = ["delete", "validatingadmissionpolicybinding", "sandglass-session-pods"];
     breaks(
         &client,
         &without,
-        &binding,
-        &["apply", "--server-side", "--force-conflicts", "-f", &policies],
+        &["delete", "validatingadmissionpolicybinding", "sandglass-session-pods"],
+        &["apply", "--server-side", "-f", &binding],
         &[
             ("admission", "binding sandglass-session-pods", "admission-policies.yaml"),
             ("admission", "sandglass-session-pods is not in force", "admission-policies.yaml"),
@@ -241,7 +242,7 @@ async fn what_is_broken_is_found_by_its_own_check() {
         &client,
         &without,
         &["delete", "networkpolicy", "-n", DEBUG, "default-deny"],
-        &["apply", "--server-side", "--force-conflicts", "-f", &networks],
+        &["apply", "--server-side", "-f", &policy],
         &[("isolation", "no NetworkPolicy that selects every pod", "network-policies.yaml")],
     )
     .await;
@@ -249,15 +250,7 @@ async fn what_is_broken_is_found_by_its_own_check() {
         "create",
         "clusterrolebinding",
         "sandglass-doctor-test",
-        "--clusterrole=view",
-        "--serviceaccount=sandglass-system:sandglass-gateway",
-    ];
-    breaks(&client, &without, &granting, &["delete", "clusterrolebinding", "sandglass-doctor-test"], &[]).await;
-    let granting = [
-        "create",
-        "clusterrolebinding",
-        "sandglass-doctor-test",
-        "--clusterrole=edit",
+        "--clusterrole=system:aggregate-to-edit",
         "--serviceaccount=sandglass-system:sandglass-gateway",
     ];
     breaks(
@@ -268,6 +261,20 @@ async fn what_is_broken_is_found_by_its_own_check() {
         &[("rights", "sandglass-gateway has rights that it must not have", "rolebindings,clusterrolebindings")],
     )
     .await;
+}
+
+/// A file with the object as it was installed, to be applied again as the installation did.
+async fn kept<K>(lab: &Lab, api: Api<K>, name: &str) -> String
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+{
+    let mut object = api.get(name).await.expect("installed");
+    let metadata = object.meta_mut();
+    (metadata.uid, metadata.resource_version, metadata.creation_timestamp) = (None, None, None);
+    (metadata.managed_fields, metadata.generation) = (None, None);
+    let file = lab.path(&format!("{name}.json"));
+    std::fs::write(&file, serde_json::to_string(&object).expect("JSON")).expect("written");
+    file.to_str().expect("a path").to_owned()
 }
 
 /// Breaks something, looks, and puts it back.

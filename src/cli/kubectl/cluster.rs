@@ -65,6 +65,7 @@ impl ClusterOptions {
         configuration.default_retry = false;
         configuration.connect_timeout = Some(Duration::from_secs(10));
         let namespace = self.namespace.clone().unwrap_or_else(|| configuration.default_namespace.clone());
+        configuration.default_namespace.clone_from(&namespace);
         let client = Client::try_from(configuration).map_err(|error| unusable(&error))?;
         Ok(Cluster { client, namespace })
     }

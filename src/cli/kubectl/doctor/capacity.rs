@@ -97,9 +97,11 @@ fn quota(namespace: &str, known: &Known<Vec<ResourceQuota>>) -> Finding {
     };
     let amounts = |name: &str| {
         let both = |quota: &ResourceQuota| {
-            let status = quota.status.as_ref()?;
-            let hard = status.hard.as_ref()?.get(name).and_then(thousandths)?;
-            Some((status.used.as_ref().and_then(|used| used.get(name)).and_then(thousandths).unwrap_or(0), hard))
+            // Until the quota is counted for the first time there is its spec alone.
+            let status = quota.status.as_ref();
+            let hard = status.and_then(|status| status.hard.as_ref()).or(quota.spec.as_ref()?.hard.as_ref())?;
+            let used = status.and_then(|status| status.used.as_ref()?.get(name)).and_then(thousandths);
+            Some((used.unwrap_or(0), thousandths(hard.get(name)?)?))
         };
         quotas.iter().filter_map(both).min_by_key(|(used, hard)| hard.saturating_sub(*used))
     };
@@ -143,13 +145,15 @@ mod tests {
     fn room_is_what_the_tightest_quota_leaves() {
         let quota = |used: serde_json::Value| -> ResourceQuota {
             let hard = json!({ "pods": "20", "limits.cpu": "40", "limits.memory": "80Gi" });
-            serde_json::from_value(json!({ "status": { "hard": hard, "used": used } })).expect("a quota")
+            serde_json::from_value(json!({ "spec": { "hard": hard }, "status": { "hard": hard, "used": used } })).expect("a quota")
         };
         let found = |used| super::quota("box", &Known::There(vec![quota(used)]));
         let well = found(json!({ "pods": "3", "limits.cpu": "1500m", "limits.memory": "1Gi" }));
         assert_eq!((well.level, well.message.as_str()), (Level::Ok, "3 of 20 pods are used in box"));
         let full = found(json!({ "pods": "3", "limits.cpu": "40", "limits.memory": "1Gi" }));
         assert!(full.level == Level::Warn && full.message.contains("limits.cpu:"), "{full:?}");
+        let uncounted = serde_json::from_value(json!({ "spec": { "hard": { "pods": "20" } } })).expect("a quota");
+        assert_eq!(super::quota("box", &Known::There(vec![uncounted])).message, "0 of 20 pods are used in box");
         assert_eq!(super::quota("box", &Known::There(Vec::new())).level, Level::Fail);
     }
 }

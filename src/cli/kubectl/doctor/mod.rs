@@ -138,6 +138,8 @@ async fn examine(client: &Client, options: &Options, made: &Made) -> Result<Vec<
     let facts = Box::pin(canary(client, options, &installation, &findings, made, &progress)).await;
     let records = installation.configuration().map(|configuration| configuration.recording.required().is_some());
     findings.extend(canary_findings::judge(&facts, server, records));
+    // A right that is missing for two objects is missing once.
+    findings.dedup();
     Ok(findings)
 }
 

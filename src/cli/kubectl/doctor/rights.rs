@@ -300,12 +300,14 @@ fn verdict(Facts { account, needed, forbidden }: &Facts) -> Vec<Finding> {
         ));
     }
     if findings.is_empty() {
-        let message = format!(
-            "the ServiceAccount {account} has the {} rights it needs, and none of {} that it must not have",
-            needed.len(),
-            forbidden.len()
-        );
-        findings.push(Finding::ok(CHECK, message));
+        let none = format!("none of {} that it must not have", forbidden.len());
+        findings.push(Finding::ok(
+            CHECK,
+            match needed.len() {
+                0 => format!("the ServiceAccount {account} needs no rights, and has {none}"),
+                count => format!("the ServiceAccount {account} has the {count} rights it needs, and {none}"),
+            },
+        ));
     }
     findings
 }
