@@ -21,10 +21,13 @@ die() {
 
 since() { echo $((SECONDS - $1)); } # SECONDS-THEN
 
+# Seconds after which a step is taken for stuck: it is ended, and what its processes waited for is in its log.
+STEP_LIMIT=${STEP_LIMIT:-2700}
+
 # Runs a command with its output in a log, and ends the script when it fails: whatever `set -e` is where it was called. Says what is done, every half minute that it still goes on, and how it ended;
 # the log's end is shown only when it failed.
 step() { # TITLE COMMAND...
-	local title=$1 began=$SECONDS heard=$SECONDS pid code=0
+	local title=$1 began=$SECONDS heard=$SECONDS pid code=0 stuck=''
 	shift
 	STEP=$((STEP + 1))
 	mkdir -p "$WORK/log"
@@ -40,6 +43,11 @@ step() { # TITLE COMMAND...
 			heard=$SECONDS
 			printf '%s      %d s: %s%s\n' "$DIM" "$(since "$began")" "$(last_line "$STEP_LOG")" "$PLAIN"
 		fi
+		if [ -z "$stuck" ] && [ "$(since "$began")" -ge "$STEP_LIMIT" ]; then
+			stuck=yes
+			{ echo "stuck: not done after $STEP_LIMIT s (STEP_LIMIT). Its processes:"; what_waits "$pid"; } >>"$STEP_LOG" 2>&1
+			kill -KILL -- "-$pid" 2>/dev/null || true
+		fi
 	done
 	wait "$pid" || code=$?
 	STEP_PID=''
@@ -49,6 +57,22 @@ step() { # TITLE COMMAND...
 		exit "$code"
 	fi
 	printf '%s      done in %d s%s%s\n' "$GREEN" "$(since "$began")" "$PLAIN" "$(closing_words "$STEP_LOG")"
+}
+
+# A process and all below it, and what each of their threads waits for in the kernel.
+what_waits() { # PID
+	local pid task
+	for pid in $(below "$1"); do
+		printf '%s\n' "$(ps -o pid=,ppid=,etimes=,stat=,args= -p "$pid" | cut -c1-200)"
+		for task in "/proc/$pid/task"/*; do
+			printf '    %s %s in %s\n' "${task##*/}" "$(cat "$task/comm" 2>/dev/null)" "$(cat "$task/wchan" 2>/dev/null)"
+		done
+	done
+}
+below() { # PID
+	local child
+	echo "$1"
+	for child in $(ps -o pid= --ppid "$1"); do below "$child"; done
 }
 
 # Ends the step that runs, with everything it started.

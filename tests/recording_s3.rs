@@ -115,10 +115,9 @@ impl Server {
 }
 
 impl Drop for Server {
+    /// Not asked to end: with a client still connected it may never do so.
     fn drop(&mut self) {
-        self.signal("-CONT");
-        self.signal("-TERM");
-        let _ = self.process.wait();
+        self.kill();
     }
 }
 

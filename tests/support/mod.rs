@@ -209,7 +209,8 @@ impl Bench {
         let folder = self.folder.path().display();
         let text = format!(
             "Host s\n HostName 127.0.0.1\n Port {}\n User ci.build-42\n IdentityFile {folder}/id\n IdentitiesOnly yes\n BatchMode yes\n \
-             StrictHostKeyChecking yes\n UserKnownHostsFile {folder}/known_hosts\n LogLevel ERROR\n",
+             StrictHostKeyChecking yes\n UserKnownHostsFile {folder}/known_hosts\n LogLevel ERROR\n \
+             ConnectTimeout 30\n ServerAliveInterval 15\n ServerAliveCountMax 4\n", // a gateway that is stuck fails a test, and does not hang it
             self.address.port()
         );
         std::fs::write(self.path("ssh_config"), text).expect("written");

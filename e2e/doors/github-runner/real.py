@@ -1,4 +1,4 @@
-"""The action and the component against the real provisioning service, up to a login by ssh.   real.py keys|rules|real …, see ../github"""
+"""The action, the component and the command against the real provisioning service, up to a login by ssh.   real.py keys|rules|issuer|real …, see ../github"""
 
 import json
 import os
@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 
@@ -23,6 +24,7 @@ provisioning:
   rules:
     - {{ issuer: github, claims: {{ repository: acme/widget, ref: "refs/heads/*" }}, namespace: {namespace}, project: "{{repository}}", requester: "{{actor}}", ttlCap: 1h, images: ["{image}"] }}
     - {{ issuer: gitlab, claims: {{ project_path: acme/gadget }}, namespace: {namespace}, project: "{{project_path}}", requester: "{{user_login}}", ttlCap: 1h, images: ["{image}"] }}
+    - {{ issuer: github, claims: {{ repository: acme/chance }}, namespace: {namespace}, project: "{{repository}}", requester: "{{actor}}", ttlCap: 1h, images: ["{image}"] }}
 """
 
 
@@ -35,6 +37,17 @@ def rules(words):
     issuer, namespace, image, *folder = words
     authority = ", caBundle: " + json.dumps((pathlib.Path(folder[0]) / "ca.crt").read_text()) if folder else ""
     print(RULES.format(issuer=issuer, namespace=namespace, image=image, authority=authority), end="")
+
+
+def issuer(words):
+    """Publishes its keys until it is ended; the file gets a token of the repository acme/chance, good for an hour."""
+    folder, url, file = words
+    forge = Forge(folder, url)
+    claims = {"repository": "acme/chance", "repository_id": "76", "run_id": "1", "run_attempt": "1", "actor": "octocat", "sub": "repo:acme/chance", "exp": int(time.time()) + 3600}
+    with open(os.open(file + ".new", os.O_CREAT | os.O_WRONLY, 0o600), "w") as out:
+        out.write(forge.token("github", "sandglass", claims))
+    os.rename(file + ".new", file)
+    threading.Event().wait()
 
 
 def kubectl(*words):
@@ -88,19 +101,30 @@ class Real:
         self.nothing_leaks(result)
         return result
 
+    def command(self, job):
+        """What any other CI runs: `sandglass ci open --url`, the token in a file."""
+        folder = self.folder()
+        (folder / "token").write_text(self.forge.token("github", "sandglass", self.claims))
+        words = [os.environ["SANDGLASS"], "ci", "open", "--strict", "--url", self.url, "--image", self.image, "--job", job, "--token-file", folder / "token", "--authorized-keys", self.forge.users["octocat"],
+                 "--wait", "4m", "--results", folder, *(["--ca-file", self.trust["CURL_CA_BUNDLE"]] if self.trust else [])]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        assert not any(secret in done.stdout + done.stderr for secret in self.forge.issued), "the token is in the log"
+        return done.stdout, {file.name: file.read_text() for file in folder.iterdir() if file.name != "token"}
+
     def nothing_leaks(self, result):
         assert result.left == [], result.left
         for secret in [*self.forge.issued, self.forge.runner_secret, self.forge.chat_secret, "postgres://me:word"]:
             assert secret not in result.everything and secret not in result.arguments, "a secret is in log, summary, outputs or arguments"
 
-    def log_in(self, command, known_hosts):
+    def log_in(self, command, known_hosts, variable="1.25"):
         """With what people are told, and nothing else: the host key is checked."""
         hosts = self.work / "known_hosts"
         hosts.write_text("\n".join(known_hosts) + "\n")
         options = ["-i", str(self.key), "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={hosts}", "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-F", "/dev/null"]
         program, *rest = shlex.split(command)
         done = subprocess.run([program, *options, *rest, 'echo "in $GO_VERSION ${DATABASE_DSN-none}"'], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0 and done.stdout.strip() == "in 1.25 none", (done.returncode, done.stdout, done.stderr)
+        assert done.returncode == 0 and done.stdout.strip() == f"in {variable} none", (done.returncode, done.stdout, done.stderr)
 
 
 def refused(real):
@@ -129,6 +153,13 @@ def opens(real):
     return f"GitHub: {real.namespace}/{result.outputs['name']} opened once, ssh got in"
 
 
+def command_opens(real):
+    log, results = real.command("other")
+    real.log_in(results["command"], re.findall(r"host key  (.*)", log), variable="")
+    assert real.command("other")[1] == results
+    return f"ci open --url: {real.namespace}/{results['name']} opened once, ssh got in"
+
+
 def gitlab_opens(real):
     result = real.gitlab()
     command = re.search(r"│     (ssh .*)", result.log.text)
@@ -142,10 +173,10 @@ def main(words):
         real = Real(*words, pathlib.Path(work))
         before = set(kubectl("get", "debugsessions", "-n", real.namespace, "-o", "name").split())
         try:
-            for case in (refused, opens, gitlab_opens):
+            for case in (refused, opens, gitlab_opens, *([command_opens] if "SANDGLASS" in os.environ else [])):
                 print(f"ok     {case(real)}", flush=True)
             made = set(kubectl("get", "debugsessions", "-n", real.namespace, "-o", "name").split()) - before
-            assert len(made) == 2, made
+            assert len(made) == (3 if "SANDGLASS" in os.environ else 2), made
             print(f"doors/github: {len(made)} sessions were made, and no other", flush=True)
         finally:
             for name in set(kubectl("get", "debugsessions", "-n", real.namespace, "-o", "name").split()) - before:
@@ -154,4 +185,4 @@ def main(words):
 
 
 if __name__ == "__main__":
-    {"keys": make, "rules": rules, "real": main}[sys.argv[1]](sys.argv[2:])
+    {"keys": make, "rules": rules, "issuer": issuer, "real": main}[sys.argv[1]](sys.argv[2:])
