@@ -35,6 +35,15 @@ def make_keys(folder, host):
     return folder
 
 
+def signed(folder, issuer, audience, claims):
+    """A token of the issuer, good for five minutes unless the claims say otherwise."""
+    now = int(time.time())
+    claims = {"iss": issuer, "aud": audience, "iat": now, "nbf": now - 5, "exp": now + 300, "jti": secrets.token_hex(16), **claims}
+    text = ".".join(encoded(json.dumps(part).encode()) for part in ({"alg": "RS256", "typ": "JWT", "kid": "test-1"}, claims))
+    signature = subprocess.run(["openssl", "dgst", "-sha256", "-sign", pathlib.Path(folder) / "token.key"], input=text.encode(), check=True, capture_output=True)
+    return f"{text}.{encoded(signature.stdout)}"
+
+
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
@@ -121,11 +130,7 @@ class Forge:
         return f"{self.url}/chat/{self.chat_secret}"
 
     def token(self, system, audience, claims):
-        now = int(time.time())
-        claims = {"iss": f"{self.url}/{system}", "aud": audience, "iat": now, "nbf": now - 5, "exp": now + 300, "jti": secrets.token_hex(16), **claims}
-        text = ".".join(encoded(json.dumps(part).encode()) for part in ({"alg": "RS256", "typ": "JWT", "kid": "test-1"}, claims))
-        signature = subprocess.run(["openssl", "dgst", "-sha256", "-sign", self.folder / "token.key"], input=text.encode(), check=True, capture_output=True)
-        token = f"{text}.{encoded(signature.stdout)}"
+        token = signed(self.folder, f"{self.url}/{system}", audience, claims)
         self.issued.add(token)
         return token
 

@@ -1,4 +1,4 @@
-"""The action, the component and the command against the real provisioning service, up to a login by ssh.   real.py keys|rules|issuer|real …, see ../github"""
+"""The action, the component and the command against the real provisioning service, up to a login by ssh.   real.py keys|rules|issuer|token|real …, see ../github"""
 
 import json
 import os
@@ -13,7 +13,7 @@ import time
 import urllib.parse
 
 import runner
-from forge import Forge, make_keys
+from forge import Forge, make_keys, signed
 from world import ACTION, COMPONENT, failed, plain
 
 RULES = """\
@@ -24,6 +24,7 @@ provisioning:
   rules:
     - {{ issuer: github, claims: {{ repository: acme/widget, ref: "refs/heads/*" }}, namespace: {namespace}, project: "{{repository}}", requester: "{{actor}}", ttlCap: 1h, images: ["{image}"] }}
     - {{ issuer: gitlab, claims: {{ project_path: acme/gadget }}, namespace: {namespace}, project: "{{project_path}}", requester: "{{user_login}}", ttlCap: 1h, images: ["{image}"] }}
+    - {{ issuer: github, claims: {{ repository: acme/page }}, namespace: ci, project: "{{repository}}", requester: "{{actor}}", ttlCap: 1h, images: ["{image}"] }}
     - {{ issuer: github, claims: {{ repository: acme/chance }}, namespace: {namespace}, project: "{{repository}}", requester: "{{actor}}", ttlCap: 1h, images: ["{image}"] }}
 """
 
@@ -40,14 +41,17 @@ def rules(words):
 
 
 def issuer(words):
-    """Publishes its keys until it is ended; the file gets a token of the repository acme/chance, good for an hour."""
-    folder, url, file = words
-    forge = Forge(folder, url)
-    claims = {"repository": "acme/chance", "repository_id": "76", "run_id": "1", "run_attempt": "1", "actor": "octocat", "sub": "repo:acme/chance", "exp": int(time.time()) + 3600}
-    with open(os.open(file + ".new", os.O_CREAT | os.O_WRONLY, 0o600), "w") as out:
-        out.write(forge.token("github", "sandglass", claims))
-    os.rename(file + ".new", file)
+    """Publishes its keys until it is ended."""
+    Forge(*words)
     threading.Event().wait()
+
+
+def token(words):
+    """A token of the issuer into a file, good for an hour: of the repository acme/chance, unless CLAIM=VALUE says otherwise."""
+    folder, url, file, *others = words
+    claims = {"repository": "acme/chance", "repository_id": "76", "run_id": "1", "run_attempt": "1", "actor": "octocat", "sub": "repo:acme/chance", "exp": int(time.time()) + 3600}
+    with open(os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as out:
+        out.write(signed(folder, f"{url}/github", "sandglass", {**claims, **dict(other.split("=", 1) for other in others)}))
 
 
 def kubectl(*words):
@@ -104,7 +108,8 @@ class Real:
     def command(self, job):
         """What any other CI runs: `sandglass ci open --url`, the token in a file."""
         folder = self.folder()
-        (folder / "token").write_text(self.forge.token("github", "sandglass", self.claims))
+        # Of another repository: sessions of one project take turns.
+        (folder / "token").write_text(self.forge.token("github", "sandglass", {**self.claims, "repository": "acme/chance", "repository_id": "76"}))
         words = [os.environ["SANDGLASS"], "ci", "open", "--strict", "--url", self.url, "--image", self.image, "--job", job, "--token-file", folder / "token", "--authorized-keys", self.forge.users["octocat"],
                  "--wait", "4m", "--results", folder, *(["--ca-file", self.trust["CURL_CA_BUNDLE"]] if self.trust else [])]
         done = subprocess.run(words, capture_output=True, text=True, timeout=300)
@@ -185,4 +190,4 @@ def main(words):
 
 
 if __name__ == "__main__":
-    {"keys": make, "rules": rules, "issuer": issuer, "real": main}[sys.argv[1]](sys.argv[2:])
+    {"keys": make, "rules": rules, "issuer": issuer, "token": token, "real": main}[sys.argv[1]](sys.argv[2:])
