@@ -203,7 +203,13 @@ fn refuse(error: &clap::Error) -> ExitCode {
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
-    eprintln!("sandglass: {}; see sandglass --help", what.join(" ").trim_start_matches("error: "));
+    let what = what.join(" ").trim_start_matches("error: ").to_owned();
+    let arguments: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(block) = cli::ci::excuse(&arguments, &what) {
+        let _ = print(&format!("{block}\n"));
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("sandglass: {what}; see sandglass --help");
     ExitCode::from(2)
 }
 

@@ -90,11 +90,16 @@ async fn what_the_object_does_not_allow_is_refused() {
     let output = bench
         .script(
             r#"
-            ! echo ls | sftp -b - s 2> $D/sftp
-            ! ssh -o LogLevel=INFO -W 127.0.0.1:1 s < /dev/null 2> $D/forward
-            grep -q 'LocalForward' $D/forward || { cat $D/forward; exit 1; }
-            ! ssh -o ExitOnForwardFailure=yes -R 0:127.0.0.1:1 s true 2> $D/remote
+            no() { if "$@"; then echo "let through: $*"; exit 1; fi; } # `!` would not end the script
+            says() { grep -qF "$1" $D/said || { echo "not said: $1"; cat $D/said; exit 1; }; }
+            no sftp -b /dev/null s 2> $D/said; says 'sandglass: files are not allowed here: spec.access.allow lacks Sftp'
+            no scp s:/etc/hostname $D/copy 2> $D/said; says 'spec.access.allow lacks Sftp'
+            no ssh -s s netconf < /dev/null 2> $D/said; says 'there is no such subsystem here, only sftp'
+            no ssh -o LogLevel=INFO -W 127.0.0.1:1 s < /dev/null 2> $D/said; says 'spec.access.allow lacks LocalForward'
+            no ssh -o ExitOnForwardFailure=yes -R 0:127.0.0.1:1 s true 2> $D/said
             eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT
+            ssh -A -tt s 'echo agent=$SSH_AUTH_SOCK.' < /dev/null > $D/said
+            says 'your ssh-agent stays outside: spec.access.allow lacks AgentForward'; says 'agent=.'
             [ "$(ssh -A s 'echo ${SSH_AUTH_SOCK:-none}')" = none ]
             "#,
         )

@@ -43,6 +43,7 @@ struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
+    reason: String,
     message: String,
 }
 
@@ -82,14 +83,20 @@ pub(super) struct FailedStep {
     pub image_id: String,
 }
 
-/// Of the TaskRuns of a PipelineRun the first that failed.
+/// Of the TaskRuns of a PipelineRun the first that failed; not one that may (`onError: continue`).
 pub(super) fn first_failed(runs: Vec<TaskRun>) -> Option<TaskRun> {
     let ended = |run: &TaskRun| run.status.as_ref().and_then(|status| status.completion_time.clone());
-    runs.into_iter().filter(has_failed).min_by_key(|run| (ended(run).is_none(), ended(run).map(|time| time.0), run.metadata.name.clone()))
+    runs.into_iter()
+        .filter(|run| has_failed(run) && !is_ignored(run))
+        .min_by_key(|run| (ended(run).is_none(), ended(run).map(|time| time.0), run.metadata.name.clone()))
 }
 
 fn has_failed(run: &TaskRun) -> bool {
     succeeded(run).is_some_and(|condition| condition.status == "False")
+}
+
+fn is_ignored(run: &TaskRun) -> bool {
+    succeeded(run).is_some_and(|condition| condition.reason == "FailureIgnored")
 }
 
 fn succeeded(run: &TaskRun) -> Option<&Condition> {
@@ -215,6 +222,11 @@ mod tests {
             run("without-time", &steps, "False", None),
         ];
         assert_eq!(first_failed(runs).expect("one failed").metadata.name.as_deref(), Some("first"));
+        let mut may_fail = run("may-fail", &steps, "False", Some("2026-01-01T00:00:02Z"));
+        may_fail.status.as_mut().expect("a status").conditions[0].reason = "FailureIgnored".into();
+        let runs = vec![may_fail.clone(), run("first", &steps, "False", Some("2026-01-01T00:00:05Z"))];
+        assert_eq!(first_failed(runs).expect("one failed").metadata.name.as_deref(), Some("first"));
+        assert!(first_failed(vec![may_fail]).is_none());
         assert!(first_failed(vec![run("fine", &steps, "True", None)]).is_none());
     }
 

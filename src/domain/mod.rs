@@ -5,6 +5,7 @@ pub mod configuration;
 pub mod environment;
 pub mod images;
 pub mod lifetime;
+pub mod line;
 pub mod names;
 pub mod power;
 pub mod provisioning;

@@ -87,6 +87,8 @@ pub struct Channel {
     pub handle: Handle,
     /// Whether this channel's process may reach the user's ssh-agent: what the pod says about it does not count.
     pub agent_forward: bool,
+    /// What the user is told at the beginning, at a terminal.
+    pub note: Option<&'static str>,
 }
 
 type Sink = SplitSink<ChannelSocket, Message>;
@@ -192,6 +194,9 @@ impl Channel {
         let end = login.authorized.expires_at();
         let left = (end - (self.connection.gateway.now)()).num_seconds();
         let _ = self.output.say(&format!("this session ends at {} UTC, in {}", end.format("%H:%M:%S"), in_words(left))).await;
+        if let Some(note) = self.note {
+            let _ = self.output.say(note).await;
+        }
     }
 
     /// Carries frames both ways until the process ended; `None` when the pod's side broke.
@@ -362,7 +367,7 @@ async fn join_agent(connection: Arc<Connection>, handle: Handle, pod: &str, numb
     let sight = Sight::agent(&connection, write.id().into());
     let output = Output::new(write, handle.clone(), false, Arc::clone(&connection), sight);
     connection.channels().insert(output.id(), Arc::clone(&shared));
-    let mut channel = Channel { connection, login, shared, ends, output, handle, agent_forward: false };
+    let mut channel = Channel { connection, login, shared, ends, output, handle, agent_forward: false, note: None };
     let closed = channel.shared.closed.clone();
     let mut cut = channel.connection.cut.subscribe();
     let serve = async {

@@ -218,8 +218,23 @@ impl Handler for Client {
         let output = Output::new(write, session.handle(), false, Arc::clone(&self.connection), sight);
         self.connection.channels().insert(output.id(), Arc::clone(&shared));
         let handle = session.handle();
-        let channel = Channel { connection: Arc::clone(&self.connection), login, shared, ends, output, handle, agent_forward: false };
+        let channel =
+            Channel { connection: Arc::clone(&self.connection), login, shared, ends, output, handle, agent_forward: false, note: None };
         tokio::spawn(channel.run_connect(reply, host.to_owned(), port));
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        _: russh::Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Outcome {
+        let reason = "forwarding to Unix sockets is not there: forward to a TCP port".to_owned();
+        let path: String = path.chars().take(256).collect();
+        self.connection.refused(None, &format!("forward to {path}"), &reason);
+        reply.reject(ChannelOpenFailure::Other { code: 1, reason }).await;
         Ok(())
     }
 
@@ -260,7 +275,9 @@ impl Handler for Client {
         if !allowed {
             self.connection.refused(Some(id), "agent forwarding", "spec.access.allow lacks AgentForward");
         }
-        Ok(self.prepared.get_mut(&id).filter(|_| allowed).map(|prepared| prepared.agent_forward = true).is_some())
+        // Clients do not tell their users of a no: it is said at a terminal, see Channel::greet.
+        let prepared = self.prepared.get_mut(&id).map(|prepared| prepared.agent_forward = true);
+        Ok(allowed && prepared.is_some())
     }
 
     async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Outcome {
@@ -281,8 +298,13 @@ impl Handler for Client {
         if name == "sftp" && self.may(Capability::Sftp) {
             return self.start(id, Program::Sftp, session);
         }
-        self.connection.refused(Some(id), &format!("subsystem {name}"), "spec.access.allow lacks Sftp, or there is no such subsystem");
-        session.channel_failure(id)
+        let reason = if name == "sftp" {
+            "files are not allowed here: spec.access.allow lacks Sftp"
+        } else {
+            "there is no such subsystem here, only sftp"
+        };
+        let name: String = name.chars().take(64).collect();
+        self.decline(id, &format!("subsystem {name}"), reason, session)
     }
 
     async fn tcpip_forward(&mut self, address: &str, port: &mut u32, _: &mut Session) -> Outcome<bool> {

@@ -25,6 +25,7 @@ pub(super) struct Prepared {
     pub ends: Ends,
     pub terminal: Option<Terminal>,
     pub environment: Vec<(String, String)>,
+    /// Whether the client asked for it.
     pub agent_forward: bool,
 }
 
@@ -67,21 +68,39 @@ impl Client {
         Ok(())
     }
 
+    /// Says no to a program, as its only output: most clients show nothing of a request that is only declined.
+    pub(super) fn decline(&mut self, id: ChannelId, asked: &str, reason: &str, session: &mut Session) -> Result<(), russh::Error> {
+        self.connection.refused(Some(id), asked, reason);
+        let (Some(prepared), Some(login)) = (self.prepared.remove(&id), self.connection.login()) else {
+            return session.channel_failure(id);
+        };
+        session.channel_success(id)?;
+        let Prepared { write, shared, ends, terminal, .. } = prepared;
+        let program = Program::Command(asked.to_owned());
+        let process = Process { program, terminal: None, environment: Vec::new(), agent_forward: false, keystrokes: false };
+        let sight = Sight::process(&self.connection, id.into(), &process);
+        let begun = Begun { write, shared, ends, terminal: terminal.is_some(), agent_forward: false, note: None };
+        tokio::spawn(self.begin(begun, login, sight, session).run_refused(reason.to_owned()));
+        Ok(())
+    }
+
     fn process(&self, id: ChannelId, prepared: Prepared, login: Login, program: Program, session: &Session) {
-        let agent_forward = prepared.agent_forward && login.authorized.allows(Capability::AgentForward);
+        let allowed = login.authorized.allows(Capability::AgentForward);
+        let agent_forward = prepared.agent_forward && allowed;
+        let note = (prepared.agent_forward && !allowed).then_some("your ssh-agent stays outside: spec.access.allow lacks AgentForward");
         let terminal = prepared.terminal.is_some();
         let recording = &self.connection.gateway.configuration.recording;
         let keystrokes = terminal && self.connection.recorder().is_some() && recording.keystrokes == Keystrokes::Echoed;
         let Prepared { write, shared, ends, terminal: size, environment, .. } = prepared;
         let process = Process { program, terminal: size, environment, agent_forward, keystrokes };
         let sight = Sight::process(&self.connection, id.into(), &process);
-        let channel = self.begin(Begun { write, shared, ends, terminal, agent_forward }, login, sight, session);
+        let channel = self.begin(Begun { write, shared, ends, terminal, agent_forward, note }, login, sight, session);
         tokio::spawn(channel.run(Start::Process(process)));
     }
 
     fn power(&self, id: ChannelId, prepared: Prepared, login: Login, verb: Result<Verb, String>, session: &Session) {
         let Prepared { write, shared, ends, terminal, .. } = prepared;
-        let begun = Begun { write, shared, ends, terminal: terminal.is_some(), agent_forward: false };
+        let begun = Begun { write, shared, ends, terminal: terminal.is_some(), agent_forward: false, note: None };
         let word = verb.as_ref().map_or("", |verb| verb.word());
         let sight = Sight::power(&self.connection, id.into(), word);
         let channel = self.begin(begun, login, sight, session);
@@ -95,11 +114,11 @@ impl Client {
     }
 
     fn begin(&self, begun: Begun, login: Login, sight: Arc<Sight>, session: &Session) -> Channel {
-        let Begun { write, shared, ends, terminal, agent_forward } = begun;
+        let Begun { write, shared, ends, terminal, agent_forward, note } = begun;
         let _ = shared.sight.set(Arc::clone(&sight));
         let handle = session.handle();
         let output = Output::new(write, handle.clone(), terminal, Arc::clone(&self.connection), sight);
-        Channel { connection: Arc::clone(&self.connection), login, shared, ends, output, handle, agent_forward }
+        Channel { connection: Arc::clone(&self.connection), login, shared, ends, output, handle, agent_forward, note }
     }
 }
 
@@ -110,4 +129,5 @@ struct Begun {
     ends: Ends,
     terminal: bool,
     agent_forward: bool,
+    note: Option<&'static str>,
 }

@@ -5,7 +5,6 @@ use kube::api::ObjectMeta;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::line::{is_line, one_line};
 use super::origin::{ORIGIN, Origin, STRIPPED, project_label};
 use super::problem::{Kind, Problem};
 use super::request::SessionRequest;
@@ -14,6 +13,7 @@ use crate::api::session::{Access, Capability, Retention};
 use crate::domain::configuration::{AllowedImage, Configuration};
 use crate::domain::environment::{self, Variable};
 use crate::domain::images::Reference;
+use crate::domain::line::{is_line, one_line};
 use crate::domain::provisioning::{Claims, Issuer, Rule, fill};
 use crate::kubernetes::time::from_chrono;
 

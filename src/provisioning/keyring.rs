@@ -80,15 +80,19 @@ impl Keyring {
     /// # Errors
     /// See [`KeyError`].
     pub async fn find(self: &Arc<Self>, name: &str, now: Instant) -> Result<Arc<KeySet>, KeyError> {
-        let held = self.usable(now);
-        if let Some((keys, age)) = held.filter(|(keys, _)| keys.has(name)) {
-            if age >= self.refresh {
-                // In the background: what is held will do meanwhile.
-                self.ask(now);
-            }
+        let held = self.usable(now).filter(|(keys, _)| keys.has(name));
+        if let Some((keys, age)) = &held
+            && *age < self.refresh
+        {
+            return Ok(Arc::clone(keys));
+        }
+        let failed = self.lock().failed;
+        let flight = self.ask(now);
+        // While the issuer is away what is held will do. While it answers nothing counts but what it says now: it may have revoked a key.
+        if let Some((keys, _)) = held.filter(|_| failed) {
             return Ok(keys);
         }
-        if let Some(flight) = self.ask(now) {
+        if let Some(flight) = flight {
             flight.await;
         }
         let wait = self.lock().asked.map_or(self.interval, |asked| self.interval.saturating_sub(now.saturating_duration_since(asked)));

@@ -66,6 +66,16 @@ async fn keys_are_used_until_they_are_due_and_beyond_while_the_issuer_is_away() 
 }
 
 #[tokio::test]
+async fn a_key_that_the_issuer_took_back_is_not_believed_once_the_keys_are_due() {
+    let (keyring, source) = keyring();
+    let start = Instant::now();
+    assert!(keyring.find("one", start).await.is_ok());
+    source.second.store(true, Ordering::SeqCst);
+    let later = keyring.find("one", start + Duration::from_mins(65)).await.map(drop);
+    assert!(matches!(later, Err(KeyError::Unknown { .. })), "{later:?}");
+}
+
+#[tokio::test]
 async fn unknown_names_lead_to_a_fetch_at_most_every_interval() {
     let (keyring, source) = keyring();
     let start = Instant::now();

@@ -10,7 +10,6 @@ mod build;
 pub mod keyring;
 mod keys;
 pub mod limits;
-pub mod line;
 pub mod listener;
 mod message;
 pub mod metrics;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::keyring::Source;
 use super::keys::KeySet;
-use super::line::one_line;
+use crate::domain::line::one_line;
 use crate::domain::provisioning::{Issuer, is_trusted_url};
 
 /// One answer of an issuer.

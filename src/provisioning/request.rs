@@ -3,12 +3,12 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::line::{LINE, is_line, one_line};
 use super::problem::{Kind, Problem};
 use crate::api::debug_session::Network;
 use crate::api::session::Capability;
 use crate::domain::images::Reference;
 use crate::domain::lifetime::parse_duration;
+use crate::domain::line::{LINE, is_line, one_line};
 use russh::keys::PublicKey;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(super) struct SessionRequest {
     pub env: Vec<Variable>,
     /// Where the shell starts.
     #[serde(default)]
-    #[schemars(length(max = 1024), regex(pattern = r"^/[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"))]
+    #[schemars(length(max = 1024), regex(pattern = r"^/[^\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"))]
     pub working_dir: Option<String>,
     /// How long: `30m`, `1h`, `1h15m`. Default: `30m`, or the rule's cap where that is shorter.
     #[serde(default)]
@@ -73,7 +73,7 @@ pub(super) struct SessionRequest {
     pub pull_request: Option<String>,
     /// Address of the build's page, where the token does not tell it.
     #[serde(default)]
-    #[schemars(length(max = 1024), regex(pattern = r"^https?://[^\u0000-\u0020\u007f-\u009f\u2028-\u202e\u2066-\u2069]+$"))]
+    #[schemars(length(max = 1024), regex(pattern = r"^https?://[^\u0000-\u0020\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+$"))]
     pub url: Option<String>,
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::line::is_line;
+use crate::domain::line::is_line;
 use crate::domain::provisioning::{Algorithm, Claims, Issuer};
 
 /// Longest token, in bytes.

@@ -1,6 +1,7 @@
 //! The framed block in the log of a build. Pure.
 
 use super::report::Report;
+use crate::domain::line;
 
 /// Room in a log that people read in a browser.
 const WIDTH: usize = 78;
@@ -58,9 +59,9 @@ fn framed(lines: &[String]) -> String {
     text + "└" + &rule
 }
 
-/// Without anything that acts on the terminal of who reads it, and on one line.
+/// Without anything that acts on the terminal of who reads it, or on GitHub's runner (`##[` is a command to it), and on one line.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+    line::plain(text, ' ').replace("##[", "## [")
 }
 
 #[cfg(test)]
@@ -105,5 +106,6 @@ mod tests {
         let over = of_report(&Report { open: false, over: true, ..report() });
         assert!(!over.contains("kubectl wait") && over.contains("kubectl describe debugsession/build-42 -n ci"), "{over}");
         assert!(of_failure("no\r\nway").contains("no  way"));
+        assert!(of_failure("##[error]a\u{202e}b").contains("## [error]a b"));
     }
 }

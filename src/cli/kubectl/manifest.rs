@@ -2,6 +2,7 @@
 
 use crate::api::debug_session::{Isolation, Network};
 use crate::api::session::Capability;
+use crate::domain::environment::{self, Variable};
 use clap::builder::{PossibleValue, TypedValueParser as _};
 use clap::{Args, ValueHint};
 use clap_complete::ArgValueCompleter;
@@ -141,6 +142,16 @@ fn limit(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Takes variables that look secret out of what was asked for, and gives their names: what is written into an object, everybody who may
+/// look at sessions reads.
+#[must_use]
+pub fn without_secrets(arguments: &mut SessionArguments) -> Vec<String> {
+    let written = std::mem::take(&mut arguments.env).into_iter().map(|(name, value)| Variable::Literal(name, value));
+    let filtered = environment::filter(written, &[]);
+    arguments.env = filtered.kept;
+    filtered.stripped
+}
+
 /// The object. `keys` are lines of `.pub` files.
 #[must_use]
 pub fn object(source: Source<'_>, arguments: &SessionArguments, name: &str, namespace: &str, requester: &str, keys: &[String]) -> Value {
@@ -217,6 +228,15 @@ pub fn derived_name(source: Source<'_>, random: [u8; 5]) -> String {
 mod tests {
     use super::*;
     use crate::api::DebugSession;
+
+    #[test]
+    fn what_looks_secret_never_reaches_the_object() {
+        let env = [("CI", "true"), ("NPM_TOKEN", "abc"), ("URL", "https://me:word@example.com/")];
+        let mut arguments =
+            SessionArguments { env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(), ..SessionArguments::default() };
+        assert_eq!(without_secrets(&mut arguments), ["NPM_TOKEN", "URL"]);
+        assert_eq!(arguments.env, [("CI".to_owned(), "true".to_owned())]);
+    }
 
     #[test]
     fn names_come_from_the_source_and_fit() {

@@ -132,6 +132,7 @@ async fn dispatch(Arguments { cluster, command }: Arguments) -> Result<u8, Failu
             let cluster = cluster.connect().await?;
             match doctor::doctor(cluster.client, &options, &mut std::io::stdout()).await {
                 Ok(verdict) => Ok(u8::from(verdict != doctor::Verdict::Well)),
+                Err(error @ doctor::DoctorError::Interrupted(_)) => Err(Failure::Interrupted(error.to_string())),
                 Err(error) => Err(Failure::Failed(error.to_string())),
             }
         }

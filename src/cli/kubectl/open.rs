@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, ClusterOptions};
 use super::failure::Failure;
 use super::keys::{self, fingerprint};
-use super::manifest::{SessionArguments, Source, SourceArguments, derived_name, object};
+use super::manifest::{SessionArguments, Source, SourceArguments, derived_name, object, without_secrets};
 use super::output::{Form, formed, plain, print};
 use super::sessions::{Entry, Kind, expires_in};
 use super::ssh::{self, ClientOptions};
@@ -57,11 +57,15 @@ fn duration(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// No keys, no such source, refused, not open in time, or never.
-pub async fn run(options: &ClusterOptions, arguments: Open) -> Result<u8, Failure> {
+pub async fn run(options: &ClusterOptions, mut arguments: Open) -> Result<u8, Failure> {
     let source = arguments
         .source
         .chosen()
         .ok_or_else(|| Failure::Usage("say what to debug: --job, --pod, --image, --task-run or --pipeline-run".into()))?;
+    let stripped = without_secrets(&mut arguments.session);
+    if !stripped.is_empty() {
+        eprintln!("note: left out, for what looks secret is never written into an object: {}", plain(&stripped.join(", ")));
+    }
     let session = &arguments.session;
     // A session for certificates alone needs no key.
     let keys =

@@ -1,6 +1,7 @@
 //! How objects and tables are printed. Nothing printed here acts on the terminal: what objects say is other people's text.
 
 use super::failure::Failure;
+use crate::domain::line;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -61,9 +62,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
 /// A text without characters that act on a terminal: controls, and those that turn the direction of writing.
 #[must_use]
 pub fn plain(text: &str) -> String {
-    let acts =
-        |letter: char| letter.is_control() || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|letter| if acts(letter) { '?' } else { letter }).collect()
+    line::plain(text, '?')
 }
 
 /// A number of seconds for people: `45s`, `24m`, `1h05m`.

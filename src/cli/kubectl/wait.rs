@@ -65,6 +65,7 @@ pub async fn until(
     let mut waits_for = "waits for Sandglass' controller".to_owned();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
+    let plugin = |command: &str| format!("`kubectl sandglass {command} {name} -n {}`", cluster.namespace);
     loop {
         tokio::select! {
             change = watch.next() => match change {
@@ -85,13 +86,17 @@ pub async fn until(
             _ = tick.tick() => {}
             _ = &mut stop => {
                 return Err(Failure::Interrupted(format!(
-                    "{name} goes on without you: `kubectl sandglass ssh {name}` to get in, `kubectl sandglass end {name}` to end it"
+                    "{name} goes on without you: {} to get in, {} to end it",
+                    plugin("ssh"),
+                    plugin("end")
                 )));
             }
             () = tokio::time::sleep_until(began + limit) => {
                 return Err(Failure::TimedOut(format!(
-                    "{name} is not open after {} ({waits_for}): it goes on by itself; wait longer with --timeout, or `kubectl sandglass end {name}`",
-                    short(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX))
+                    "{name} is not open after {} ({waits_for}): it goes on by itself; {} once it is open, {} to end it",
+                    short(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX)),
+                    plugin("ssh"),
+                    plugin("end")
                 )));
             }
         }

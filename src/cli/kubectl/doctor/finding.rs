@@ -1,5 +1,6 @@
 //! What a check found: one line, and where something is wrong the cure as the next. Text of objects and servers is made harmless here.
 
+use crate::domain::line;
 use serde::Serialize;
 
 /// How serious it is.
@@ -58,10 +59,8 @@ impl Finding {
 
 /// Text in one line, without characters that act on a terminal: controls, and those that turn the direction of writing.
 pub(super) fn one_line(text: &str) -> String {
-    let acts =
-        |letter: char| letter.is_control() || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let words: Vec<&str> = text.split_whitespace().collect();
-    words.join(" ").chars().map(|letter| if acts(letter) { '?' } else { letter }).collect()
+    line::plain(&words.join(" "), '?')
 }
 
 #[cfg(test)]
