@@ -11,7 +11,7 @@ demo: ## the whole story on a real cluster: a failed build, an ssh login, and no
 demo-vm: ## the other story: a wedged machine, one key from Vault, bounded verbs on its hypervisor
 	@e2e/demo-vm
 
-test: ## every test there is
+test: ## every test but those of `make test-doors`: units, fakes and the real cluster
 	@e2e/test all
 
 test-unit: ## format, lints, licences, unit and loopback tests: no cluster
