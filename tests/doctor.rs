@@ -1,7 +1,7 @@
 //! `kubectl sandglass doctor` against the real installation: nothing fails while it is whole; each thing that is broken is found, by its own
 //! check, with its cure. What is broken is restored whatever happens.
 //!
-//! Runs in the network of a cluster where Sandglass is installed; breaks the installation on purpose, and is no step of `e2e/doors/test` yet.
+//! Runs in the network of a cluster where Sandglass is installed (a step of `e2e/doors/test`); breaks the installation on purpose, so alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

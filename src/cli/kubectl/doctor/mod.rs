@@ -169,7 +169,7 @@ async fn objects(client: &Client, installation: &Installation, server: Option<cl
         within(
             "workloads",
             progress,
-            Box::pin(async { workloads::judge(&workloads::facts(client, &installation.system).await, installation, now) })
+            Box::pin(async { workloads::judge(&workloads::facts(client, installation).await, installation, now) })
         ),
         within("quota", progress, Box::pin(async { capacity::judge(&capacity::facts(client, installation, recoveries).await) })),
         within("keys", progress, Box::pin(async { keys::judge(&keys::facts(client, &installation.system).await, installation) })),

@@ -10,6 +10,7 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use kube::api::PostParams;
 use kube::{Api, Client};
 use serde::Deserialize;
+use std::collections::BTreeSet;
 
 const CHECK: &str = "rights";
 /// Questions at once.
@@ -22,6 +23,10 @@ const SHIPPED: [(&str, &str); 2] = [
     ("sandglass-controller", include_str!("../../../../manifests/base/rbac-controller.yaml")),
     ("sandglass-gateway", include_str!("../../../../manifests/base/rbac-gateway.yaml")),
 ];
+
+/// The account of the door for CI outside the cluster, and what it needs in each namespace that a rule names.
+const DOOR: &str = "sandglass-provision";
+const DOORS_OWN: [&str; 3] = ["create", "get", "impersonate-requester"];
 
 /// What no account of Sandglass may do, as verb, API group, resource with its part, and where: the system, debug or vm namespace, `kube-system`, or
 /// everywhere.
@@ -128,6 +133,13 @@ pub(super) async fn facts(client: &Client, installation: &Installation, recoveri
         let (needed, forbidden) = futures::join!(ask(client, namespace, account, needed), ask(client, namespace, account, forbidden));
         facts.push(Facts { account, needed, forbidden });
     }
+    let of_door = doors_needs(installation);
+    if !of_door.is_empty() {
+        let forbidden = resolve(FORBIDDEN.iter().chain(&CONTROLLERS_OWN), installation, recoveries);
+        let namespace = &installation.system;
+        let (needed, forbidden) = futures::join!(ask(client, namespace, DOOR, of_door), ask(client, namespace, DOOR, forbidden));
+        facts.push(Facts { account: DOOR, needed, forbidden });
+    }
     let forbidden = resolve(FORBIDDEN.iter().chain(&CONTROLLERS_OWN).chain(&SESSIONS_NEVER), installation, recoveries);
     let forbidden = ask(client, &installation.debug, DEBUG_SERVICE_ACCOUNT, forbidden).await;
     facts.push(Facts { account: DEBUG_SERVICE_ACCOUNT, needed: Vec::new(), forbidden });
@@ -156,6 +168,20 @@ struct Rule {
     #[serde(default)]
     resource_names: Vec<String>,
     verbs: Vec<String>,
+}
+
+/// What the door needs, by its rules; nothing where there is no door.
+fn doors_needs(installation: &Installation) -> Vec<Right> {
+    let rules = installation.configuration().and_then(|configuration| configuration.provisioning.as_ref()).map(|door| &door.rules);
+    let namespaces: BTreeSet<&str> = rules.into_iter().flatten().map(|rule| rule.namespace.as_str()).collect();
+    let right = |namespace: &str, verb: &str| Right {
+        verb: verb.to_owned(),
+        group: "sandglass.dev".to_owned(),
+        resource: "debugsessions".to_owned(),
+        name: None,
+        namespace: Some(namespace.to_owned()),
+    };
+    namespaces.into_iter().flat_map(|namespace| DOORS_OWN.iter().map(move |verb| right(namespace, verb))).collect()
 }
 
 /// Every right of the account's shipped roles.
@@ -285,12 +311,14 @@ fn verdict(Facts { account, needed, forbidden }: &Facts) -> Vec<Finding> {
     let (missing, excess) = (with(needed, false), with(forbidden, true));
     let mut findings = Vec::new();
     if !missing.is_empty() {
-        let file = if *account == "sandglass-gateway" { "rbac-gateway" } else { "rbac-controller" };
-        findings.push(Finding::fail(
-            CHECK,
-            format!("the ServiceAccount {account} lacks rights: {}", few(&missing)),
-            format!("kubectl apply --server-side -f manifests/base/{file}.yaml, of the version that the installation runs"),
-        ));
+        let cure = match *account {
+            DOOR => "bind the ClusterRole sandglass-provision in each namespace that a rule names: manifests/provisioning/example-rolebinding.yaml".to_owned(),
+            _ => {
+                let file = account.replace("sandglass-", "rbac-");
+                format!("kubectl apply --server-side -f manifests/base/{file}.yaml, of the version that the installation runs")
+            }
+        };
+        findings.push(Finding::fail(CHECK, format!("the ServiceAccount {account} lacks rights: {}", few(&missing)), cure));
     }
     if !excess.is_empty() {
         findings.push(Finding::fail(
@@ -353,6 +381,22 @@ mod tests {
         let needed = names(&needed(controller, controllers, &place, true));
         assert!(needed.iter().all(|right| !forbidden.contains(right)));
         assert!(rights.iter().all(|right| !names(&resolve(FORBIDDEN.iter().chain(&CONTROLLERS_OWN), &place, true)).contains(right)));
+    }
+
+    #[test]
+    fn the_door_needs_its_rights_where_a_rule_leads() {
+        let base = "gateway: { host: h }\nsessions: { agentImage: i }\nrecording: { mode: Off }\n";
+        assert!(doors_needs(&installation(base, &[])).is_empty(), "no door, no needs");
+        let rule = |namespace: &str| format!("  - {{ issuer: a, claims: {{ repository: b }}, namespace: {namespace}, requester: me }}\n");
+        let door = format!(
+            "{base}provisioning:\n issuers: [{{ name: a, url: 'https://a', audience: s }}]\n rules:\n{}{}{}",
+            rule("ci"),
+            rule("ci"),
+            rule("other")
+        );
+        let needs = names(&doors_needs(&installation(&door, &[])));
+        assert_eq!(needs.len(), 6, "{needs:?}");
+        assert!(needs.contains(&"impersonate-requester debugsessions.sandglass.dev in other".to_owned()), "{needs:?}");
     }
 
     #[test]

@@ -21,8 +21,9 @@ pub(super) struct Facts {
     pub lease: Known<Lease>,
 }
 
-/// Reads the Deployments and the Lease.
-pub(super) async fn facts(client: &Client, system: &str) -> Facts {
+/// Reads the Deployments and the Lease. The door for CI outside the cluster is looked at where the configuration has one.
+pub(super) async fn facts(client: &Client, installation: &Installation) -> Facts {
+    let system = &installation.system;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), system);
     let leases: Api<Lease> = Api::namespaced(client.clone(), system);
     let (right, lease_right) = (format!("get deployments in {system}"), format!("get leases in {system}"));
@@ -31,7 +32,11 @@ pub(super) async fn facts(client: &Client, system: &str) -> Facts {
         read("read the Deployment of the gateway", &right, deployments.get("sandglass-gateway")),
         read("read the Lease of the controllers", &lease_right, leases.get("sandglass-controller")),
     );
-    Facts { deployments: vec![("controller", controller), ("gateway", gateway)], lease }
+    let mut all = vec![("controller", controller), ("gateway", gateway)];
+    if installation.configuration().is_some_and(|configuration| configuration.provisioning.is_some()) {
+        all.push(("provision", read("read the Deployment of the door", &right, deployments.get("sandglass-provision")).await));
+    }
+    Facts { deployments: all, lease }
 }
 
 /// The verdict. `now` is the API server's time.
