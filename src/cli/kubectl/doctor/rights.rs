@@ -311,12 +311,12 @@ fn verdict(Facts { account, needed, forbidden }: &Facts) -> Vec<Finding> {
     let (missing, excess) = (with(needed, false), with(forbidden, true));
     let mut findings = Vec::new();
     if !missing.is_empty() {
-        let cure = match *account {
-            DOOR => "bind the ClusterRole sandglass-provision in each namespace that a rule names: manifests/provisioning/example-rolebinding.yaml".to_owned(),
-            _ => {
-                let file = account.replace("sandglass-", "rbac-");
-                format!("kubectl apply --server-side -f manifests/base/{file}.yaml, of the version that the installation runs")
-            }
+        let cure = if *account == DOOR {
+            "bind the ClusterRole sandglass-provision in each namespace that a rule names: manifests/provisioning/example-rolebinding.yaml"
+                .into()
+        } else {
+            let file = account.replace("sandglass-", "rbac-");
+            format!("kubectl apply --server-side -f manifests/base/{file}.yaml, of the version that the installation runs")
         };
         findings.push(Finding::fail(CHECK, format!("the ServiceAccount {account} lacks rights: {}", few(&missing)), cure));
     }
