@@ -27,7 +27,7 @@ STEP_LIMIT=${STEP_LIMIT:-2700}
 # Runs a command with its output in a log, and ends the script when it fails: whatever `set -e` is where it was called. Says what is done, every half minute that it still goes on, and how it ended;
 # the log's end is shown only when it failed.
 step() { # TITLE COMMAND...
-	local title=$1 began=$SECONDS heard=$SECONDS pid code=0 stuck=''
+	local title=$1 began=$SECONDS heard=$SECONDS pid code=0 stuck='' all
 	shift
 	STEP=$((STEP + 1))
 	mkdir -p "$WORK/log"
@@ -44,10 +44,12 @@ step() { # TITLE COMMAND...
 			printf '%s      %d s: %s%s\n' "$DIM" "$(since "$began")" "$(last_line "$STEP_LOG")" "$PLAIN"
 		fi
 		if [ -z "$stuck" ] && [ "$(since "$began")" -ge "$STEP_LIMIT" ]; then
-			stuck=yes
+			stuck=$SECONDS
 			{ echo "stuck: not done after $STEP_LIMIT s (STEP_LIMIT). Its processes:"; what_waits "$pid"; } >>"$STEP_LOG" 2>&1
-			kill -KILL -- "-$pid" 2>/dev/null || true
+			mapfile -t all < <(below "$pid") # a script of steps has groups of its own below it
+			kill -TERM -- "-$pid" 2>/dev/null || true # what cleans up may do so
 		fi
+		[ -z "$stuck" ] || [ "$(since "$stuck")" -lt 60 ] || kill -KILL "${all[@]}" 2>/dev/null || true
 	done
 	wait "$pid" || code=$?
 	STEP_PID=''

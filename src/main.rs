@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sandglass::cli::recordings::{self, Place};
-use sandglass::cli::{self, Installed};
+use sandglass::cli::{self, Installed, refusal};
 use sandglass::recovery;
 use sandglass::runtime::{controller, gateway, logs, provisioning};
 use std::io::Write as _;
@@ -191,19 +191,11 @@ fn code(code: i32) -> ExitCode {
 
 /// Help and version as they are; of a mistake one line that names the argument.
 fn refuse(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind;
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
+    if refusal::is_help(error) {
         let _ = error.print();
         return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
     }
-    let text = error.to_string();
-    let what: Vec<&str> = text
-        .lines()
-        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    let what = what.join(" ").trim_start_matches("error: ").to_owned();
+    let what = refusal::one_line(error);
     let arguments: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     if let Some(block) = cli::ci::excuse(&arguments, &what) {
         let _ = print(&format!("{block}\n"));

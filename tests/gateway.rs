@@ -96,7 +96,7 @@ async fn what_the_object_does_not_allow_is_refused() {
             no scp s:/etc/hostname $D/copy 2> $D/said; says 'spec.access.allow lacks Sftp'
             no ssh -s s netconf < /dev/null 2> $D/said; says 'there is no such subsystem here, only sftp'
             no ssh -o LogLevel=INFO -W 127.0.0.1:1 s < /dev/null 2> $D/said; says 'spec.access.allow lacks LocalForward'
-            no ssh -o ExitOnForwardFailure=yes -R 0:127.0.0.1:1 s true 2> $D/said
+            no ssh -o ExitOnForwardFailure=yes -R 0:127.0.0.1:1 s true 2> $D/said; says 'remote port forwarding failed'
             eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT
             ssh -A -tt s 'echo agent=$SSH_AUTH_SOCK.' < /dev/null > $D/said
             says 'your ssh-agent stays outside: spec.access.allow lacks AgentForward'; says 'agent=.'

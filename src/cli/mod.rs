@@ -7,6 +7,7 @@ mod crds;
 mod install_keys;
 pub mod kubectl;
 pub mod recordings;
+pub mod refusal;
 pub mod replay;
 
 pub use api_docs::api_docs;

@@ -88,7 +88,7 @@ pub struct Channel {
     /// Whether this channel's process may reach the user's ssh-agent: what the pod says about it does not count.
     pub agent_forward: bool,
     /// What the user is told at the beginning, at a terminal.
-    pub note: Option<&'static str>,
+    pub note: Option<String>,
 }
 
 type Sink = SplitSink<ChannelSocket, Message>;
@@ -174,11 +174,9 @@ impl Channel {
 
     /// Says no to a command, as its only output.
     pub async fn run_refused(self, reason: String) {
-        let _ = tokio::time::timeout(LAST_WORDS, async {
-            let _ = self.output.say(&reason).await;
-            self.output.finish(&Exit::Code(1)).await;
-        })
-        .await;
+        // A client that leaves no room for words has its channel closed all the same.
+        let _ = tokio::time::timeout(LAST_WORDS, self.output.say(&reason)).await;
+        let _ = tokio::time::timeout(LAST_WORDS, self.output.finish(&Exit::Code(1))).await;
         self.forget();
     }
 
@@ -194,7 +192,7 @@ impl Channel {
         let end = login.authorized.expires_at();
         let left = (end - (self.connection.gateway.now)()).num_seconds();
         let _ = self.output.say(&format!("this session ends at {} UTC, in {}", end.format("%H:%M:%S"), in_words(left))).await;
-        if let Some(note) = self.note {
+        if let Some(note) = &self.note {
             let _ = self.output.say(note).await;
         }
     }
@@ -214,11 +212,9 @@ impl Channel {
 
     async fn last_words(&self, reason: &str) {
         self.output.sight().ended(Ending::Failure(reason.to_owned()));
-        let words = async {
-            let _ = self.output.say(reason).await;
-            self.output.finish_with(EXIT_CUT, reason).await;
-        };
-        let _ = tokio::time::timeout(LAST_WORDS, words).await;
+        // A client that leaves no room for words has its channel closed all the same.
+        let _ = tokio::time::timeout(LAST_WORDS, self.output.say(reason)).await;
+        let _ = tokio::time::timeout(LAST_WORDS, self.output.finish_with(EXIT_CUT, reason)).await;
     }
 
     /// Connects from the pod to `host:port` for the user (`ssh -L`), and answers the open request with the outcome.

@@ -85,6 +85,13 @@ impl Client {
         self.connection.login().is_some_and(|login| login.authorized.allows(capability))
     }
 
+    /// Why a capability is missing.
+    pub(super) fn lacks(&self, capability: &str) -> String {
+        let by_certificate = self.connection.login().is_some_and(|login| matches!(login.credential, Credential::Certificate(..)));
+        let certificate = if by_certificate { ", or the certificate does not permit it" } else { "" };
+        format!("spec.access.allow lacks {capability}{certificate}")
+    }
+
     /// Whether there is room for one more channel; counts it.
     fn has_room(&mut self) -> bool {
         self.opened = self.opened.saturating_add(1);
@@ -201,7 +208,7 @@ impl Handler for Client {
     ) -> Outcome {
         let login = self.connection.login().filter(|login| login.authorized.allows(Capability::LocalForward));
         let (Some(login), Ok(port)) = (login, u16::try_from(port)) else {
-            let reason = "forwarding is not allowed here: spec.access.allow lacks LocalForward".to_owned();
+            let reason = format!("forwarding is not allowed here: {}", self.lacks("LocalForward"));
             self.connection.refused(None, &format!("forward to {host}:{port}"), &reason);
             reply.reject(ChannelOpenFailure::Other { code: 1, reason }).await;
             return Ok(());
@@ -273,7 +280,7 @@ impl Handler for Client {
     async fn agent_request(&mut self, id: ChannelId, _: &mut Session) -> Outcome<bool> {
         let allowed = self.may(Capability::AgentForward);
         if !allowed {
-            self.connection.refused(Some(id), "agent forwarding", "spec.access.allow lacks AgentForward");
+            self.connection.refused(Some(id), "agent forwarding", &self.lacks("AgentForward"));
         }
         // Clients do not tell their users of a no: it is said at a terminal, see Channel::greet.
         let prepared = self.prepared.get_mut(&id).map(|prepared| prepared.agent_forward = true);
@@ -299,12 +306,12 @@ impl Handler for Client {
             return self.start(id, Program::Sftp, session);
         }
         let reason = if name == "sftp" {
-            "files are not allowed here: spec.access.allow lacks Sftp"
+            format!("files are not allowed here: {}", self.lacks("Sftp"))
         } else {
-            "there is no such subsystem here, only sftp"
+            "there is no such subsystem here, only sftp".to_owned()
         };
         let name: String = name.chars().take(64).collect();
-        self.decline(id, &format!("subsystem {name}"), reason, session)
+        self.decline(id, &format!("subsystem {name}"), &reason, session)
     }
 
     async fn tcpip_forward(&mut self, address: &str, port: &mut u32, _: &mut Session) -> Outcome<bool> {

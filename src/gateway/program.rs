@@ -76,9 +76,7 @@ impl Client {
         };
         session.channel_success(id)?;
         let Prepared { write, shared, ends, terminal, .. } = prepared;
-        let program = Program::Command(asked.to_owned());
-        let process = Process { program, terminal: None, environment: Vec::new(), agent_forward: false, keystrokes: false };
-        let sight = Sight::process(&self.connection, id.into(), &process);
+        let sight = Sight::refused(&self.connection, id.into(), asked);
         let begun = Begun { write, shared, ends, terminal: terminal.is_some(), agent_forward: false, note: None };
         tokio::spawn(self.begin(begun, login, sight, session).run_refused(reason.to_owned()));
         Ok(())
@@ -87,7 +85,7 @@ impl Client {
     fn process(&self, id: ChannelId, prepared: Prepared, login: Login, program: Program, session: &Session) {
         let allowed = login.authorized.allows(Capability::AgentForward);
         let agent_forward = prepared.agent_forward && allowed;
-        let note = (prepared.agent_forward && !allowed).then_some("your ssh-agent stays outside: spec.access.allow lacks AgentForward");
+        let note = (prepared.agent_forward && !allowed).then(|| format!("your ssh-agent stays outside: {}", self.lacks("AgentForward")));
         let terminal = prepared.terminal.is_some();
         let recording = &self.connection.gateway.configuration.recording;
         let keystrokes = terminal && self.connection.recorder().is_some() && recording.keystrokes == Keystrokes::Echoed;
@@ -129,5 +127,5 @@ struct Begun {
     ends: Ends,
     terminal: bool,
     agent_forward: bool,
-    note: Option<&'static str>,
+    note: Option<String>,
 }

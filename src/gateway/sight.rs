@@ -59,6 +59,14 @@ impl Sight {
         sight
     }
 
+    /// Something that was asked for and is not run: all that comes of it is why.
+    #[must_use]
+    pub fn refused(connection: &Arc<Connection>, channel: u32, asked: &str) -> Arc<Self> {
+        let sight = Self::new(connection, channel, View::Shown);
+        sight.begin(Opening { kind: "Refused".into(), command: Some(asked.to_owned()), terminal: None });
+        sight
+    }
+
     /// A power verb.
     #[must_use]
     pub fn power(connection: &Arc<Connection>, channel: u32, verb: &str) -> Arc<Self> {

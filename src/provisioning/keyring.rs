@@ -86,13 +86,8 @@ impl Keyring {
         {
             return Ok(Arc::clone(keys));
         }
-        let failed = self.lock().failed;
-        let flight = self.ask(now);
-        // While the issuer is away what is held will do. While it answers nothing counts but what it says now: it may have revoked a key.
-        if let Some((keys, _)) = held.filter(|_| failed) {
-            return Ok(keys);
-        }
-        if let Some(flight) = flight {
+        // What is due is asked for first: the issuer may have taken a key back. Where it does not answer, what is held will do.
+        if let Some(flight) = self.ask(now) {
             flight.await;
         }
         let wait = self.lock().asked.map_or(self.interval, |asked| self.interval.saturating_sub(now.saturating_duration_since(asked)));

@@ -73,6 +73,14 @@ async fn a_key_that_the_issuer_took_back_is_not_believed_once_the_keys_are_due()
     source.second.store(true, Ordering::SeqCst);
     let later = keyring.find("one", start + Duration::from_mins(65)).await.map(drop);
     assert!(matches!(later, Err(KeyError::Unknown { .. })), "{later:?}");
+    // Also where the issuer was away meanwhile.
+    let (keyring, source) = self::keyring();
+    assert!(keyring.find("one", start).await.is_ok());
+    source.away.store(true, Ordering::SeqCst);
+    assert!(keyring.find("one", start + Duration::from_mins(10)).await.is_ok());
+    source.away.store(false, Ordering::SeqCst);
+    source.second.store(true, Ordering::SeqCst);
+    assert!(keyring.find("one", start + Duration::from_hours(1)).await.is_err());
 }
 
 #[tokio::test]

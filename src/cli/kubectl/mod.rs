@@ -23,6 +23,7 @@ pub use failure::Failure;
 pub use keys::KeyError;
 
 use super::recordings::{self, Place};
+use super::refusal;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 use std::process::ExitCode;
@@ -146,15 +147,11 @@ async fn dispatch(Arguments { cluster, command }: Arguments) -> Result<u8, Failu
 
 /// Help and version as they are; of a mistake one line that names the argument.
 fn refuse(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind;
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
+    if refusal::is_help(error) {
         let _ = error.print();
         return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
     }
-    let text = error.to_string();
-    let lines = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).map(str::trim);
-    let what = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-    eprintln!("kubectl sandglass: {}; see kubectl sandglass --help", failure::one_line(what.trim_start_matches("error: ")));
+    eprintln!("kubectl sandglass: {}; see kubectl sandglass --help", failure::one_line(&refusal::one_line(error)));
     ExitCode::from(2)
 }
 

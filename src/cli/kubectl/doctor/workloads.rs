@@ -53,7 +53,13 @@ fn deployment(component: &str, known: &Known<Deployment>, system: &str) -> Findi
         Known::There(deployment) => deployment,
         Known::Absent => {
             let message = format!("there is no Deployment sandglass-{component} in {system}");
-            return Finding::fail(CHECK, message, "apply the manifests of Sandglass, or name its namespace: --system-namespace");
+            let cure = match component {
+                "provision" => {
+                    "add the component manifests/provisioning (Helm: provisioning.enabled), or take provisioning out of the configuration"
+                }
+                _ => "apply the manifests of Sandglass, or name its namespace: --system-namespace",
+            };
+            return Finding::fail(CHECK, message, cure);
         }
         Known::Unknown(unknown) => return unknown.finding(CHECK),
     };
@@ -84,11 +90,12 @@ fn image(deployment: &Deployment) -> Option<&str> {
 }
 
 fn versions(facts: &Facts) -> Option<Finding> {
-    let images: Vec<&str> = facts.deployments.iter().filter_map(|(_, known)| image(known.there()?)).collect();
-    let [controller, gateway] = images.as_slice() else { return None };
-    (controller != gateway).then(|| {
-        let message = format!("controller and gateway are of different images: {controller} and {gateway}");
-        Finding::warn(CHECK, message, "give both Deployments, and sessions.agentImage, one image")
+    let images: Vec<_> = facts.deployments.iter().filter_map(|(component, known)| Some((*component, image(known.there()?)?))).collect();
+    let (_, first) = images.first()?;
+    images.iter().any(|(_, image)| image != first).then(|| {
+        let each: Vec<String> = images.iter().map(|(component, image)| format!("{component} {image}")).collect();
+        let message = format!("the parts are of different images: {}", each.join(", "));
+        Finding::warn(CHECK, message, "give all Deployments, and sessions.agentImage, one image")
     })
 }
 
@@ -158,6 +165,11 @@ mod tests {
         let fresh = lease("one", "2026-11-22T12:00:25.000000Z");
         assert_eq!(judged("sandglass:1", fresh.clone()), [(LEADER, Level::Ok)]);
         assert_eq!(judged("sandglass:2", fresh), [(CHECK, Level::Warn), (LEADER, Level::Ok)]);
+        let mut deployments: Vec<_> = ["controller", "gateway"].map(|part| (part, replicas(2, 2, "sandglass:1"))).to_vec();
+        deployments.push(("provision", replicas(2, 2, "sandglass:0")));
+        let all = Facts { deployments, lease: lease("one", "2026-11-22T12:00:25.000000Z") };
+        let found = judge(&all, &installation("{}", &[]), now);
+        assert!(found.iter().any(|finding| finding.message.contains("provision sandglass:0")), "{found:?}");
         for stale in [lease("one", "2026-11-22T12:00:05.000000Z"), lease("", "2026-11-22T12:00:25.000000Z"), Known::Absent] {
             assert_eq!(judged("sandglass:1", stale), [(LEADER, Level::Fail)]);
         }
