@@ -52,6 +52,7 @@ step() { # TITLE COMMAND...
 		[ -z "$stuck" ] || [ "$(since "$stuck")" -lt 60 ] || kill -KILL "${all[@]}" 2>/dev/null || true
 	done
 	wait "$pid" || code=$?
+	[ -z "$stuck" ] || [ "$code" != 0 ] || code=124 # ended, however politely
 	STEP_PID=''
 	if [ "$code" != 0 ]; then
 		printf '%s      failed after %d s (exit status %d). The end of %s:%s\n' "$RED" "$(since "$began")" "$code" "${STEP_LOG#"$TOP/"}" "$PLAIN"
