@@ -83,16 +83,19 @@ def scp(setting):
 
 def psftp(setting):
     command = [*putty(setting, "psftp", place=setting.closed), setting.closed.at]
-    return setting.refused(command, "FATAL ERROR", b"ls\n", environment=setting.home("psftp-closed"))
+    return setting.refused(command, "spec.access.allow lacks Sftp", b"ls\n", environment=setting.home("psftp-closed"))
 
 
 def paramiko_sftp(setting):
+    """`open_sftp` fails with whatever it was doing when the channel ended; the reason is on the channel's standard error."""
     with paramiko_client(setting, place=setting.closed) as client:
-        try:
-            client.open_sftp()
-        except Exception as refusal:  # what it is depends on how it is refused, and that is what is shown
-            return f"{type(refusal).__name__}: {refusal}"
-    return not_through("paramiko")
+        channel = client.get_transport().open_session()
+        channel.settimeout(20)
+        channel.invoke_subsystem("sftp")
+        told = channel.makefile_stderr().read().decode()
+        if channel.recv_exit_status() == 0 or channel.recv(1):
+            return not_through("paramiko")
+        return setting.line_with(told, "spec.access.allow lacks Sftp")
 
 
 def remote_forward(setting):
