@@ -118,6 +118,11 @@ impl Drop for Server {
     /// Not asked to end: with a client still connected it may never do so.
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("s3/log/weed.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().filter(|line| line.starts_with(['W', 'E', 'F'])).collect();
+            eprintln!("What the store on port {} complained of:\n{}", self.port, lines.join("\n"));
+        }
     }
 }
 
@@ -192,7 +197,9 @@ async fn a_store_that_stops_costs_shells_and_no_recording() {
         let output = bench.run(&["echo shown"], b"").await;
         assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(126), ""), "{}", text(&output.stderr));
-        server.signal("-CONT");
+        if silent {
+            server.signal("-CONT");
+        }
     }
     server.restart();
     let output = tokio::task::spawn_blocking(move || child.wait_with_output().expect("ended")).await.expect("joined");

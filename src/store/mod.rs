@@ -51,6 +51,8 @@ pub struct Entry {
 #[derive(Clone, Debug)]
 pub struct Bucket {
     inner: Arc<dyn object_store::ObjectStore>,
+    /// The same store by a client that tries a failed read again.
+    patient: Arc<dyn object_store::ObjectStore>,
     /// Whether objects may carry metadata: folders cannot.
     labels: bool,
 }
@@ -59,7 +61,12 @@ impl Bucket {
     /// A bucket over any store of the library; `labels` says whether its objects carry metadata.
     #[must_use]
     pub fn new(inner: Arc<dyn object_store::ObjectStore>, labels: bool) -> Self {
-        Self { inner, labels }
+        Self { patient: Arc::clone(&inner), inner, labels }
+    }
+
+    /// Reads go through this client of the same store.
+    fn reading_with(self, patient: Arc<dyn object_store::ObjectStore>) -> Self {
+        Self { patient, ..self }
     }
 
     /// Writes an object that must not be there yet.
@@ -85,7 +92,7 @@ impl Bucket {
     /// # Errors
     /// See [`StoreError`].
     pub async fn read(&self, name: &str) -> Result<Bytes, StoreError> {
-        within("read", name, async { self.inner.get(&Path::from(name)).await?.bytes().await }).await
+        within("read", name, async { self.patient.get(&Path::from(name)).await?.bytes().await }).await
     }
 
     /// Deletes an object; one that is gone is no error.
@@ -104,7 +111,7 @@ impl Bucket {
     /// # Errors
     /// [`StoreError::Failed`].
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
-        let listed = within("list", folder, async { self.inner.list(Some(&Path::from(folder))).try_collect::<Vec<_>>().await }).await?;
+        let listed = within("list", folder, async { self.patient.list(Some(&Path::from(folder))).try_collect::<Vec<_>>().await }).await?;
         let entry =
             |meta: object_store::ObjectMeta| Entry { name: meta.location.to_string(), size: meta.size, modified: meta.last_modified };
         let mut entries: Vec<Entry> = listed.into_iter().map(entry).collect();
@@ -118,7 +125,7 @@ impl Bucket {
     /// [`StoreError::Failed`].
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
         let prefix = (!folder.is_empty()).then(|| Path::from(folder));
-        let listed = within("list", folder, async { self.inner.list_with_delimiter(prefix.as_ref()).await }).await?;
+        let listed = within("list", folder, async { self.patient.list_with_delimiter(prefix.as_ref()).await }).await?;
         let last = |path: Path| path.parts().next_back().map(|part| part.as_ref().to_owned());
         let mut names: Vec<String> = listed.common_prefixes.into_iter().filter_map(last).collect();
         names.sort_unstable();

@@ -7,7 +7,7 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{Certificate, CredentialProvider};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
-use object_store::{ClientOptions, RetryConfig};
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,6 @@ fn open_s3(settings: &S3) -> Result<Bucket, OpenError> {
         // Buckets with a retention lock demand it.
         .with_checksum_algorithm(Checksum::SHA256)
         .with_client_options(client(settings.certificate_authorities.as_deref())?.with_allow_http(settings.allow_http))
-        .with_retry(once())
         // One object is deleted at a time, and not every server knows the other way.
         .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
     if let Some(endpoint) = &settings.endpoint {
@@ -72,7 +71,7 @@ fn open_s3(settings: &S3) -> Result<Bucket, OpenError> {
         keys.read()?;
         builder = builder.with_credentials(Arc::new(keys));
     }
-    Ok(Bucket::new(Arc::new(builder.build().map_err(|failure| refused(&failure))?), true))
+    bucket(|retry| builder.clone().with_retry(retry).build())
 }
 
 fn open_gcs(settings: &Gcs) -> Result<Bucket, OpenError> {
@@ -80,8 +79,8 @@ fn open_gcs(settings: &Gcs) -> Result<Bucket, OpenError> {
     if let Some(file) = &settings.service_account {
         builder = builder.with_service_account_path(file.to_string_lossy());
     }
-    let builder = builder.with_client_options(client(None)?).with_retry(once());
-    Ok(Bucket::new(Arc::new(builder.build().map_err(|failure| refused(&failure))?), true))
+    let builder = builder.with_client_options(client(None)?);
+    bucket(|retry| builder.clone().with_retry(retry).build())
 }
 
 fn open_azure(settings: &Azure) -> Result<Bucket, OpenError> {
@@ -89,8 +88,8 @@ fn open_azure(settings: &Azure) -> Result<Bucket, OpenError> {
     if let Some(file) = &settings.access_key {
         builder = builder.with_access_key(read(file)?.trim());
     }
-    let builder = builder.with_client_options(client(None)?).with_retry(once());
-    Ok(Bucket::new(Arc::new(builder.build().map_err(|failure| refused(&failure))?), true))
+    let builder = builder.with_client_options(client(None)?);
+    bucket(|retry| builder.clone().with_retry(retry).build())
 }
 
 /// The public authorities are part of the program: its image has no others.
@@ -110,10 +109,18 @@ fn client(more: Option<&Path>) -> Result<ClientOptions, OpenError> {
     Ok(options)
 }
 
-/// Trying again is ours: the library would hold a write for minutes.
-fn once() -> RetryConfig {
-    RetryConfig { max_retries: 0, retry_timeout: super::PATIENCE, ..RetryConfig::default() }
+/// A write is tried once: whether and when again is the recorder's decision. A read that fails for a moment is tried again, over two
+/// seconds or so.
+fn bucket<S: ObjectStore>(build: impl Fn(RetryConfig) -> object_store::Result<S>) -> Result<Bucket, OpenError> {
+    let client = |max_retries| {
+        let retry = RetryConfig { max_retries, retry_timeout: super::PATIENCE, ..RetryConfig::default() };
+        build(retry).map(Arc::new).map_err(|failure| refused(&failure))
+    };
+    Ok(Bucket::new(client(0)?, true).reading_with(client(READ_AGAIN)?))
 }
+
+/// How often a read is tried again.
+const READ_AGAIN: usize = 4;
 
 fn read(path: &Path) -> Result<zeroize::Zeroizing<String>, OpenError> {
     std::fs::read_to_string(path).map(Into::into).map_err(|source| OpenError::File { path: path.into(), source })
@@ -137,5 +144,58 @@ impl CredentialProvider for KeyFiles {
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let read = self.read().map_err(|failure| object_store::Error::Generic { store: "S3", source: Box::new(failure) })?;
         Ok(Arc::new(read))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+
+    /// A server that fails each first of two requests, as S3 does now and then; tells the methods that came.
+    fn limping() -> (u16, mpsc::Receiver<String>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bound");
+        let port = listener.local_addr().expect("address").port();
+        let (sender, methods) = mpsc::channel();
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let mut stream = BufReader::new(stream.expect("accepted"));
+                let lines: Vec<String> = stream.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+                let Some(first) = lines.first() else { continue };
+                if sender.send(first.split(' ').next().unwrap_or_default().to_owned()).is_err() {
+                    return;
+                }
+                let headers = "ETag: \"1\"\r\nLast-Modified: Thu, 26 Nov 2026 12:00:00 GMT\r\nConnection: close\r\nContent-Length: 2";
+                let status = if number % 2 == 0 { "500 Internal Server Error" } else { "200 OK" };
+                let _ = write!(stream.get_mut(), "HTTP/1.1 {status}\r\n{headers}\r\n\r\nok");
+            }
+        });
+        (port, methods)
+    }
+
+    #[tokio::test]
+    async fn a_read_is_tried_again_and_a_write_is_not() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("folder");
+        for name in ["access-key-id", "secret-access-key"] {
+            std::fs::write(folder.path().join(name), "x").expect("written");
+        }
+        let (port, methods) = limping();
+        let bucket = open_s3(&S3 {
+            bucket: "b".into(),
+            region: "r".into(),
+            endpoint: Some(format!("http://127.0.0.1:{port}")),
+            allow_http: true,
+            credentials: Some(folder.path().into()),
+            certificate_authorities: None,
+        })
+        .expect("opened");
+        assert_eq!(bucket.read("a").await.expect("read the second time"), "ok");
+        let written = bucket.create("a", "text".into(), &[]).await;
+        assert!(matches!(written, Err(StoreError::Failed { .. })), "{written:?}");
+        assert_eq!(methods.try_iter().collect::<Vec<_>>(), ["GET", "GET", "PUT"]);
     }
 }

@@ -13,7 +13,7 @@ use sandglass::recording::archive::{Archive, Setup};
 use sandglass::recording::cast::{Channel, channels};
 use sandglass::recording::format::Kind;
 use sandglass::recording::metrics::Metrics;
-use sandglass::recording::read::{Filter, Library, Loaded, State};
+use sandglass::recording::read::{Filter, Library, Loaded, ReadError, State};
 use sandglass::store::Bucket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,19 +43,23 @@ impl Records {
     pub async fn all_closed(&self, count: usize) -> Vec<Loaded> {
         let began = Instant::now();
         let mut tick = tokio::time::interval(Duration::from_millis(50));
-        let found = loop {
+        loop {
             tick.tick().await;
-            let found = self.library.list(&Filter::default()).await.expect("listed");
-            if found.len() == count && found.iter().all(|one| one.state != State::Running) {
-                break found;
+            match self.closed_now(count).await {
+                Ok(Some(all)) => return all,
+                // A store that was killed may need some seconds until it finds everything again.
+                outcome => assert!(began.elapsed() < Duration::from_mins(1), "not closed: {outcome:?}"),
             }
-            assert!(began.elapsed() < Duration::from_mins(1), "not closed: {found:?}");
-        };
-        let mut loaded = Vec::new();
-        for one in found {
-            loaded.push(self.library.load(&one.name).await.expect("loaded"));
         }
-        loaded
+    }
+
+    async fn closed_now(&self, count: usize) -> Result<Option<Vec<Loaded>>, ReadError> {
+        let found = self.library.list(&Filter::default()).await?;
+        if found.len() != count || found.iter().any(|one| one.state == State::Running) {
+            return Ok(None);
+        }
+        let load = found.iter().map(|one| self.library.load(&one.name));
+        futures::future::try_join_all(load).await.map(Some)
     }
 }
 
