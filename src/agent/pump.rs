@@ -64,12 +64,12 @@ pub async fn pump_shared(mut source: impl Source, stream: u8, sink: &tokio::sync
 /// Waits for output, then takes what else is there at once, up to a full frame. `None` at the end of file.
 async fn next_frame<S: Source>(source: &mut S, stream: u8, buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
     let size = S::READ;
-    // Dropped while it waits, it is begun anew with the same buffer.
-    buffer.clear();
-    buffer.reserve(size + 1);
-    buffer.put_u8(stream);
     loop {
         source.readable().await?;
+        // Dropped while it waits, it is begun anew with the same buffer.
+        buffer.clear();
+        buffer.reserve(size + 1);
+        buffer.put_u8(stream);
         match source.try_read(buffer) {
             Ok(0) => return Ok(None),
             Ok(_) => break,
@@ -84,7 +84,9 @@ async fn next_frame<S: Source>(source: &mut S, stream: u8, buffer: &mut BytesMut
             break;
         }
     }
-    Ok(Some(buffer.split().freeze()))
+    // While little comes nothing is kept; in bulk the same memory is used again.
+    let frame = if buffer.len() > size { buffer.split() } else { std::mem::take(buffer) };
+    Ok(Some(frame.freeze()))
 }
 
 /// Where output comes from: read without waiting, into the frame itself.

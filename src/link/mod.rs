@@ -21,6 +21,9 @@ pub const CONTROL_PATH: &str = "/link/v1/control";
 /// Path of a channel's WebSocket: one per SSH channel.
 pub const CHANNEL_PATH: &str = "/link/v1/channel";
 
+/// What TLS encrypts before it waits for the network: a whole frame, since what is left of one is moved to its buffer's front each time.
+const WRITE_BUFFER: usize = 2 * frame::FULL;
+
 /// Finds out about a peer whose machine is gone: its socket would otherwise stay open, and whoever waits for it with it.
 pub fn keep_alive(stream: &tokio::net::TcpStream) {
     use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};

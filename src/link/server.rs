@@ -12,6 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,8 +25,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tracing::{info, warn};
 
-/// A channel's WebSocket at the gateway.
-pub type ChannelSocket = WebSocketStream<TlsStream<ReadAhead>>;
+/// A channel's WebSocket at the gateway. It is handed from one future to the next: its state, over a kilobyte, stays where it is.
+pub type ChannelSocket = Pin<Box<WebSocketStream<TlsStream<ReadAhead>>>>;
 
 /// The pod behind a token, once the authority has let it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +137,8 @@ async fn serve_connection<A: Authority>(
     authority: Arc<A>,
 ) {
     super::keep_alive(&stream);
-    let Ok(stream) = tls.accept(ReadAhead::new(stream)).await else { return };
+    let Ok(mut stream) = tls.accept(ReadAhead::new(stream)).await else { return };
+    stream.get_mut().1.set_buffer_limit(Some(super::WRITE_BUFFER));
     let service = hyper::service::service_fn(move |request| {
         let (registry, authority) = (Arc::clone(&registry), Arc::clone(&authority));
         async move { Ok::<_, std::convert::Infallible>(answer(request, peer, registry, authority).await) }
@@ -227,7 +229,8 @@ async fn upgraded(request: Request<Incoming>) -> Option<ChannelSocket> {
         .write_buffer_size(0)
         .max_message_size(Some(1 << 20))
         .max_frame_size(Some(1 << 20));
-    Some(WebSocketStream::from_partially_read(parts.io.into_inner(), parts.read_buf.to_vec(), Role::Server, Some(configuration)).await)
+    let socket = WebSocketStream::from_partially_read(parts.io.into_inner(), parts.read_buf.to_vec(), Role::Server, Some(configuration));
+    Some(Box::pin(socket.await))
 }
 
 /// One agent's control link, from the upgrade to its end.

@@ -174,7 +174,8 @@ fn open<S: Serve>(address: SocketAddr, ticket: String, start: Start, client: &Rc
     client.cancels.borrow_mut().insert(ticket.clone(), cancel);
     let (client, outgoing) = (Rc::clone(client), outgoing.clone());
     tokio::task::spawn_local(async move {
-        let dial = async { client.dialer.dial(address, CHANNEL_PATH, &ticket).await.map_err(|failure| failure.to_string()) };
+        // On the heap, until it has dialled: the state of a TLS handshake is larger than that of the whole channel behind it.
+        let dial = Box::pin(async { client.dialer.dial(address, CHANNEL_PATH, &ticket).await.map_err(|failure| failure.to_string()) });
         let outcome = tokio::select! {
             outcome = client.serve.serve(dial, start) => outcome,
             _ = cancelled => Ok(()),

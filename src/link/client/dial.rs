@@ -6,6 +6,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -16,8 +17,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-/// A WebSocket to a gateway.
-pub type Socket = WebSocketStream<TlsStream<ReadAhead>>;
+/// A WebSocket to a gateway. It is handed from one future to the next: its state, over a kilobyte, stays where it is.
+pub type Socket = Pin<Box<WebSocketStream<TlsStream<ReadAhead>>>>;
 
 /// Limit for the whole of dialling.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -96,7 +97,8 @@ impl Dialer {
         let stream = TcpStream::connect(address).await.map_err(connect)?;
         crate::link::keep_alive(&stream);
         let name = ServerName::try_from(SERVER_NAME).map_err(|failure| refused(failure.to_string()))?;
-        let stream = self.connector.connect(name, ReadAhead::new(stream)).await.map_err(connect)?;
+        let mut stream = self.connector.connect(name, ReadAhead::new(stream)).await.map_err(connect)?;
+        stream.get_mut().1.set_buffer_limit(Some(crate::link::WRITE_BUFFER));
         let mut request = format!("wss://{SERVER_NAME}{path}").into_client_request().map_err(|failure| refused(failure.to_string()))?;
         let bearer = HeaderValue::try_from(format!("Bearer {}", bearer.trim())).map_err(|failure| refused(failure.to_string()))?;
         request.headers_mut().insert("authorization", bearer);
@@ -104,7 +106,7 @@ impl Dialer {
         let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(configuration))
             .await
             .map_err(|failure| refused(reason(failure)))?;
-        Ok(socket)
+        Ok(Box::pin(socket))
     }
 }
 
