@@ -73,7 +73,11 @@ async fn next_frame<S: Source>(source: &mut S, stream: u8, buffer: &mut BytesMut
         match source.try_read(buffer) {
             Ok(0) => return Ok(None),
             Ok(_) => break,
-            Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(failure) if failure.kind() == std::io::ErrorKind::WouldBlock => {
+                if buffer.capacity() < frame::FULL {
+                    *buffer = BytesMut::new();
+                }
+            }
             Err(failure) => return Err(failure),
         }
     }
@@ -84,7 +88,7 @@ async fn next_frame<S: Source>(source: &mut S, stream: u8, buffer: &mut BytesMut
             break;
         }
     }
-    // While little comes nothing is kept; in bulk the same memory is used again.
+    // In bulk the same memory is used again; while little comes, none is kept.
     let frame = if buffer.len() > size { buffer.split() } else { std::mem::take(buffer) };
     Ok(Some(frame.freeze()))
 }

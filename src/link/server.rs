@@ -225,7 +225,7 @@ async fn upgraded(request: Request<Incoming>) -> Option<ChannelSocket> {
     let upgraded = hyper::upgrade::on(request).await.ok()?;
     let parts = upgraded.downcast::<TokioIo<TlsStream<ReadAhead>>>().ok()?;
     let configuration = WebSocketConfig::default()
-        .read_buffer_size(6 * 1024)
+        .read_buffer_size(4 * 1024)
         .write_buffer_size(0)
         .max_message_size(Some(1 << 20))
         .max_frame_size(Some(1 << 20));
