@@ -101,24 +101,28 @@ def echo(servers, count, progress):
 
 
 def download(servers, size, count, progress):
-    """MB/s of zeros from the far side, without the login: from the word to begin until all is here."""
+    """MB/s of zeros from the far side, without the login: from the word to begin until all is here. And what it cost the server, in
+    seconds of CPU for each GiB: a turn gives (MB/s, s/GiB) for each server."""
     null = os.open("/dev/null", os.O_WRONLY)
 
     def once(name):
-        client = Client(servers, name, f"echo ready; read go; exec head -c {size} /dev/zero")
+        client = Client(servers, name, f"echo ready; read go; head -c {size} /dev/zero; read end; exit 0")
         try:
             fcntl.fcntl(client.out, F_SETPIPE_SZ, CHUNK)
             client.await_ready()
-            began, got = time.monotonic(), 0
+            before, began, got = servers.cpu(name), time.monotonic(), 0
             os.write(client.into, b"go\n")
-            while piece := os.splice(client.out, null, CHUNK):
+            while got < size and (piece := os.splice(client.out, null, CHUNK)):
                 got += piece
             took = time.monotonic() - began
+            used = processes.between(before, servers.cpu(name))  # while all its processes are still there
+            client.process.stdin.close()
+            got += len(os.read(client.out, 1))
             if got != size or client.process.wait(30) != 0:
                 raise BenchError(f"{name}: {got} of {size} bytes came, exit status {client.process.poll()}")
         finally:
             client.close()
-        return size / took / 1e6
+        return size / took / 1e6, used / (size / 2**30)
     try:
         turns(1, once, lambda *_: None)
         return turns(count, once, progress)

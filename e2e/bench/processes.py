@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+TICK = 1 / os.sysconf("SC_CLK_TCK")
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -70,6 +71,23 @@ def pss(processes):
         except OSError:
             continue  # ended meanwhile
     return total
+
+
+def cpu(processes):
+    """Seconds of CPU that each process has used, its children's not counted."""
+    used = {}
+    for process in processes:
+        try:
+            with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+                used[process] = sum(map(int, file.read().rpartition(")")[2].split()[11:13])) * TICK
+        except OSError:
+            continue  # ended meanwhile
+    return used
+
+
+def between(before, after):
+    """Seconds of CPU used between two looks, by those that were there at both; at least a tick, the least that the kernel counts."""
+    return max(sum(after[process] - before[process] for process in before.keys() & after.keys()), TICK)
 
 
 def end(process, patience=5):

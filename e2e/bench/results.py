@@ -3,23 +3,25 @@
 import math
 import statistics
 
-# Of each row: what it says in words, its goal, and whether `value` or `ratio` must not be above ("<=") or below (">=") it.
+# Of each row: what it says in words, whether `value` or `ratio` must not be above ("<=") or below (">=") its goal, and the goal, if any.
 GOALS = {
     "connect_p50": ("connect, `true`, exit: p50", "ratio", "<=", 0.4),
     "connect_p99": ("connect, `true`, exit: p99", "ratio", "<=", 0.4),
     "echo_added_p50_ms": ("keystroke echo, added to sshd's: p50", "value", "<=", 0.3),
     "echo_added_p99_ms": ("keystroke echo, added to sshd's: p99", "value", "<=", 0.3),
     "download": ("download", "ratio", ">=", 1.0),
+    "download_cpu": ("of it: the server's CPU time", "value", "<=", None),
     "upload": ("upload", "ratio", ">=", 0.85),
     "idle_session_kb": ("memory per idle session", "value", "<=", 120),
     "download_recorded": ("download, recorded", "ratio", ">=", 0.8),
+    "download_recorded_cpu": ("of it: the server's CPU time", "value", "<=", None),
     "echo_added_recorded_p50_ms": ("keystroke echo, recorded, added to sshd's: p50", "value", "<=", 0.3),
     "echo_added_recorded_p99_ms": ("keystroke echo, recorded, added to sshd's: p99", "value", "<=", 0.3),
     "idle_session_recorded_kb": ("memory per idle recorded session", "value", "<=", 150),
     "stored_zeros_mb": ("stored for 600 MB of zeros", "value", "<=", 1),
     "stored_typing_mb_per_hour": ("stored for an hour of typing", "value", "<=", 2),
     "apply_to_shell": ("apply to the first command", "ratio", "<=", 1.15),
-    # Measured, without a goal. The baseline of the first is plain ssh with the key at hand, of its parts the whole.
+    # The baseline of the first is plain ssh with the key at hand, of its parts the whole.
     "apply_to_machine": ("apply to a machine's first byte", "value", "<=", None),
     "apply_to_machine_pod": ("of it: until the recovery pod runs", "value", "<=", None),
     "apply_to_machine_vault": ("of it: Vault", "value", "<=", None),
@@ -70,6 +72,12 @@ def quantiles_added(name, pairs):
 
 def medians(name, unit, pairs):
     return [compared(name, unit, pairs, statistics.median)]
+
+
+def transfers(name, pairs):
+    """Of pairs of (MB/s, seconds of CPU for each GiB)."""
+    speeds, costs = ([tuple(side[column] for side in pair) for pair in pairs] for column in (0, 1))
+    return medians(name, "MB/s", speeds) + medians(f"{name}_cpu", "s/GiB", costs)
 
 
 def noise(one):

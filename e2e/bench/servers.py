@@ -228,15 +228,21 @@ class Servers:
         if os.path.basename(shell) != "sh" or home != self.path("home"):
             raise BenchError(f"{name} runs commands with {shell} in {home}, not with sh in the bench's own home")
 
-    def memory(self, name):
-        """kB of all processes of one server, without the programs it runs for users."""
+    def processes(self, name):
+        """All processes of one server, without the programs it runs for users."""
         if name == "sshd":
-            found = {each for each in processes.tree(self.running["sshd"].pid) if os.path.basename(processes.program(each)) in ("sshd", "sshd-session", "sshd-auth")}
-        else:
-            agent = os.path.realpath(self.agent_program)
-            found = {each for each in processes.tree(self.running["agent"].pid) if processes.program(each) == agent}
-            found.add(self.running["gateway"].pid)
-        return processes.pss(found)
+            return {each for each in processes.tree(self.running["sshd"].pid) if os.path.basename(processes.program(each)) in ("sshd", "sshd-session", "sshd-auth")}
+        agent = os.path.realpath(self.agent_program)
+        found = {each for each in processes.tree(self.running["agent"].pid) if processes.program(each) == agent}
+        return found | {self.running["gateway"].pid}
+
+    def memory(self, name):
+        """kB of a server's processes."""
+        return processes.pss(self.processes(name))
+
+    def cpu(self, name):
+        """Seconds of CPU that each of a server's processes has used."""
+        return processes.cpu(self.processes(name))
 
     def stop(self):
         for name in ("agent", "gateway", "sshd", "api", "store"):

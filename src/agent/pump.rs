@@ -88,7 +88,7 @@ async fn next_frame<S: Source>(source: &mut S, stream: u8, buffer: &mut BytesMut
             break;
         }
     }
-    // In bulk the same memory is used again; while little comes, none is kept.
+    // After a large frame more is likely, into the same memory; after a small one none is kept.
     let frame = if buffer.len() > size { buffer.split() } else { std::mem::take(buffer) };
     Ok(Some(frame.freeze()))
 }

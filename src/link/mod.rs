@@ -21,7 +21,8 @@ pub const CONTROL_PATH: &str = "/link/v1/control";
 /// Path of a channel's WebSocket: one per SSH channel.
 pub const CHANNEL_PATH: &str = "/link/v1/channel";
 
-/// What TLS encrypts before it waits for the network: a whole frame, since what is left of one is moved to its buffer's front each time.
+/// What TLS encrypts before it waits for the network, at most. A whole frame has room: what it leaves behind of one is moved to the front of the
+/// WebSocket's buffer, each time.
 const WRITE_BUFFER: usize = 2 * frame::FULL;
 
 /// Finds out about a peer whose machine is gone: its socket would otherwise stay open, and whoever waits for it with it.

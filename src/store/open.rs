@@ -109,8 +109,8 @@ fn client(more: Option<&Path>) -> Result<ClientOptions, OpenError> {
     Ok(options)
 }
 
-/// A write is tried once: whether and when again is the recorder's decision. A read that fails for a moment is tried again, over two
-/// seconds or so.
+/// A write is tried once: whether and when again is the recorder's decision. A read that fails for a moment is tried again, over a
+/// second or so.
 fn bucket<S: ObjectStore>(build: impl Fn(RetryConfig) -> object_store::Result<S>) -> Result<Bucket, OpenError> {
     let client = |max_retries| {
         let retry = RetryConfig { max_retries, retry_timeout: super::PATIENCE, ..RetryConfig::default() };

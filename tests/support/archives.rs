@@ -13,7 +13,7 @@ use sandglass::recording::archive::{Archive, Setup};
 use sandglass::recording::cast::{Channel, channels};
 use sandglass::recording::format::Kind;
 use sandglass::recording::metrics::Metrics;
-use sandglass::recording::read::{Filter, Library, Loaded, ReadError, State};
+use sandglass::recording::read::{Filter, Library, Loaded, ReadError, State, Summary};
 use sandglass::store::Bucket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,20 +46,21 @@ impl Records {
         loop {
             tick.tick().await;
             match self.closed_now(count).await {
-                Ok(Some(all)) => return all,
+                Ok(Ok(all)) => return all,
                 // A store that was killed may need some seconds until it finds everything again.
                 outcome => assert!(began.elapsed() < Duration::from_mins(1), "not closed: {outcome:?}"),
             }
         }
     }
 
-    async fn closed_now(&self, count: usize) -> Result<Option<Vec<Loaded>>, ReadError> {
+    /// All recordings; what was found instead, where they are not so many or not closed.
+    async fn closed_now(&self, count: usize) -> Result<Result<Vec<Loaded>, Vec<Summary>>, ReadError> {
         let found = self.library.list(&Filter::default()).await?;
         if found.len() != count || found.iter().any(|one| one.state == State::Running) {
-            return Ok(None);
+            return Ok(Err(found));
         }
         let load = found.iter().map(|one| self.library.load(&one.name));
-        futures::future::try_join_all(load).await.map(Some)
+        futures::future::try_join_all(load).await.map(Ok)
     }
 }
 

@@ -1,6 +1,7 @@
 """SSH clients that are programs of their own: Dropbear's, PuTTY's, curl."""
 
 import os
+import threading
 
 from far_side import echo_server
 from openssh import forwarded, ssh
@@ -34,11 +35,15 @@ def dbclient(setting):
     return version, [COMMAND, DATA, TERMINAL, FORWARD, WRONG_KEY], "key by `dropbearconvert openssh dropbear`; the host key's line without the port"
 
 
+PUTTY_KEY = threading.Lock()
+
+
 def putty_key(setting):
+    """Made by whichever of PuTTY's programs comes first: they run beside each other."""
     key = setting.path("keys", "putty.ppk")
-    if not os.path.exists(key):
-        setting.ran(["puttygen", setting.key, "-O", "private", "-o", key + ".new"])
-        os.rename(key + ".new", key)
+    with PUTTY_KEY:
+        if not os.path.exists(key):
+            setting.ran(["puttygen", setting.key, "-O", "private", "-o", key])
     return key
 
 
