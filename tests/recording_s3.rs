@@ -5,10 +5,11 @@
 mod support;
 
 use chrono::TimeDelta;
-use object_store::aws::AmazonS3Builder;
-use object_store::{Attribute, ObjectStoreExt};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{Attribute, ObjectStoreExt, RetryConfig};
 use russh::keys::PublicKey;
 use sandglass::domain::recording::{S3, Store};
+use sandglass::gateway::EXIT_CUT;
 use sandglass::recording::format::Kind;
 use sandglass::recording::read::{Filter, State};
 use sandglass::recording::seal;
@@ -31,19 +32,41 @@ struct Server {
 
 impl Server {
     fn start(port: u16) -> Self {
+        Self::start_as(port, Self::run)
+    }
+
+    fn start_as(port: u16, run: impl FnOnce(&TempDir, u16) -> Child) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let script = script();
         let installed = Command::new(&script).arg("install").output().expect("bash");
         assert!(installed.status.success(), "{}", text(&installed.stderr));
         let folder = tempfile::tempdir().expect("folder");
-        let process = Self::run(&folder, port);
+        let process = run(&folder, port);
         let server = Self { process, folder, port };
         server.write_keys();
         server
     }
 
     fn run(folder: &TempDir, port: u16) -> Child {
-        let mut command = Command::new(script());
+        Self::ready(Command::new(script()), folder, port)
+    }
+
+    /// On a disk of 64 MiB, which only the server and [`Server::grow_disk`] see. Who is not root needs user namespaces for it.
+    fn run_on_small_disk(folder: &TempDir, port: u16) -> Child {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "bash", "-ec"]);
+        command.arg(r#"mkdir -p "$3/data"; mount -t tmpfs -o size=64m none "$3/data"; exec "$1" "${@:2}""#).arg("bash").arg(script());
+        Self::ready(command, folder, port)
+    }
+
+    fn grow_disk(&self) {
+        let mut command = Command::new("nsenter");
+        command.args(["--preserve-credentials", "--user", "--mount", "--target", &self.process.id().to_string()]);
+        command.args(["mount", "-o", "remount,size=400m"]).arg(self.folder.path().join("s3/data"));
+        assert!(command.status().expect("nsenter").success());
+    }
+
+    fn ready(mut command: Command, folder: &TempDir, port: u16) -> Child {
         command.arg("run").arg(folder.path().join("s3")).arg("127.0.0.1").arg(port.to_string());
         let child = command.process_group(0).stdout(Stdio::null()).spawn().expect("started");
         let ready = folder.path().join("s3/ready");
@@ -97,20 +120,37 @@ impl Server {
 }
 
 impl Server {
-    /// A label of an object, as the server has it.
-    async fn label(&self, bucket: &str, object: &str, label: &str) -> Option<String> {
+    /// The server past our own code. A refusal stays one.
+    fn client(&self, bucket: &str) -> AmazonS3 {
         let key = |name: &str| std::fs::read_to_string(self.folder.path().join("keys").join(name)).expect("a key");
-        let store = AmazonS3Builder::new()
+        AmazonS3Builder::new()
             .with_bucket_name(bucket)
             .with_region("us-east-1")
             .with_endpoint(format!("http://127.0.0.1:{}", self.port))
             .with_allow_http(true)
             .with_access_key_id(key("access-key-id"))
             .with_secret_access_key(key("secret-access-key"))
+            .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
             .build()
-            .expect("built");
-        let found = store.get(&object.into()).await.expect("there");
+            .expect("built")
+    }
+
+    /// A label of an object, as the server has it.
+    async fn label(&self, bucket: &str, object: &str, label: &str) -> Option<String> {
+        let found = self.client(bucket).get(&object.into()).await.expect("there");
         found.attributes.get(&Attribute::Metadata(label.to_owned().into())).map(|value| value.to_string())
+    }
+
+    /// Writes until the disk takes no more, not even a little.
+    async fn fill_disk(&self) {
+        let store = self.client("recordings");
+        for size in [4 << 20, 256 << 10, 4 << 10] {
+            let mut number = 0;
+            while store.put(&format!("filler/{size}-{number}").into(), vec![0; size].into()).await.is_ok() {
+                number += 1;
+                assert!(number < 100, "the disk is not full after {number} times {size} bytes");
+            }
+        }
     }
 }
 
@@ -210,6 +250,53 @@ async fn a_store_that_stops_costs_shells_and_no_recording() {
     assert!(all.iter().all(|one| one.verify(&records.key).problems.is_empty()));
     let shown = all.iter().flat_map(|one| channels_of(one).into_iter().map(move |channel| bytes_of(one, channel.channel, Kind::Output)));
     assert!(shown.into_iter().any(|bytes| bytes == whole), "the open session is recorded from its first to its last byte");
+}
+
+/// A disk that is really full: new shells are refused, one that shows much is cut, one that shows little goes on, and when
+/// there is room again everything that was shown is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_shells_and_no_recording() {
+    let server = Server::start_as(18440, Server::run_on_small_disk);
+    let records = Records::over(server.bucket("recordings"));
+    let bench = bench(&records).await;
+    let open = |command: &str| {
+        let mut client = bench.client("ssh");
+        let mut child =
+            client.args(["s", command]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ssh");
+        let mut first = [0; 7];
+        std::io::Read::read_exact(child.stdout.as_mut().expect("stdout"), &mut first).expect("a line");
+        assert_eq!(&first, b"before\n");
+        child
+    };
+    let mut quiet = open("echo before; read go; echo while full; read go; echo after");
+    let loud = open("echo before; read go; head -c 40000000 /dev/urandom");
+    server.fill_disk().await;
+    let go_on = |child: &Child| std::io::Write::write_all(&mut child.stdin.as_ref().expect("stdin"), b"go\n").expect("typed");
+
+    let began = Instant::now();
+    let refused = bench.run(&["echo shown"], b"").await;
+    assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
+    assert_eq!((refused.status.code(), text(&refused.stdout).as_str()), (Some(126), ""), "{}", text(&refused.stderr));
+    go_on(&quiet);
+    let mut line = [0; 11];
+    std::io::Read::read_exact(quiet.stdout.as_mut().expect("stdout"), &mut line).expect("a line");
+    assert_eq!(&line, b"while full\n");
+    go_on(&loud);
+    let loud = tokio::task::spawn_blocking(move || loud.wait_with_output().expect("ended")).await.expect("joined");
+    assert_eq!(loud.status.code(), i32::try_from(EXIT_CUT).ok(), "{}", text(&loud.stderr));
+    assert!(text(&loud.stderr).contains("the buffer is full"), "{}", text(&loud.stderr));
+
+    server.grow_disk();
+    go_on(&quiet);
+    let quiet = tokio::task::spawn_blocking(move || quiet.wait_with_output().expect("ended")).await.expect("joined");
+    assert_eq!((quiet.status.code(), text(&quiet.stdout).as_str()), (Some(0), "after\n"), "{}", text(&quiet.stderr));
+    let all = records.all_closed(3).await;
+    assert!(all.iter().all(|one| one.verify(&records.key).problems.is_empty()));
+    let shown: Vec<_> =
+        all.iter().flat_map(|one| channels_of(one).into_iter().map(move |channel| bytes_of(one, channel.channel, Kind::Output))).collect();
+    for what in [b"before\nwhile full\nafter\n".to_vec(), [b"before\n", loud.stdout.as_slice()].concat()] {
+        assert!(shown.contains(&what), "{} bytes were shown and are not stored", what.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
