@@ -1,11 +1,14 @@
 """Who makes the numbers: a user with sessions and, where there is a machine, a recovery. Runs inside e2e/cluster/enter."""
 
+import base64
 import json
 import os
 import pathlib
 import subprocess
+import urllib.error
+import urllib.request
 
-from monitoring_server import Failed, kubectl
+from monitoring_server import Failed, kubectl, until
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 STATE = pathlib.Path(os.environ.get("SANDGLASS_E2E_STATE", "/var/lib/sandglass-e2e"))
@@ -155,3 +158,62 @@ class Machine:
         self.vault("policy", "delete", self.name)
         for key in ("target_key", "hypervisor_key"):
             self.vault("kv", "metadata", "delete", "-mount=secret", f"{self.name}/{key}")
+
+
+DOOR = """\
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+components: [{component}]
+images: [{{ name: sandglass, newName: local.test/sandglass, newTag: e2e }}]
+generatorOptions: {{ disableNameSuffixHash: true }}
+configMapGenerator: [{{ name: sandglass-provision, namespace: sandglass-system, files: [sandglass.yaml] }}]
+patches:
+  - target: {{ kind: Deployment }}
+    patch: |
+      - {{ op: replace, path: /spec/replicas, value: 1 }}
+      - {{ op: replace, path: /spec/template/spec/containers/0/resources/requests, value: {{ cpu: 10m, memory: 32Mi }} }}
+      - {{ op: replace, path: /spec/template/spec/volumes/0/configMap/name, value: sandglass-provision }}
+"""
+
+
+class Door:
+    """The door for CI outside the cluster, with an issuer that is never there, and a job of it."""
+
+    ISSUER = "https://127.0.0.1:9"
+
+    def __init__(self, folder):
+        self.folder = folder / "door"
+
+    def install(self):
+        def found():
+            return kubectl("get", "deployment", "sandglass-provision", "-n", "sandglass-system", "--ignore-not-found", "-o", "name").strip()
+
+        until("the cluster to have no sandglass-provision of its own", lambda: not found(), 30)
+        self.folder.mkdir()
+        settings = kubectl("get", "configmap", "sandglass", "-n", "sandglass-system", "-o", r"jsonpath={.data.sandglass\.yaml}")
+        issuer = {"name": "away", "url": self.ISSUER, "audience": "sandglass", "fetchInterval": "1s"}
+        rule = {"issuer": "away", "claims": {"repository_owner_id": "7"}, "namespace": NAMESPACE, "requester": "{actor}"}
+        part = json.dumps({"issuers": [issuer], "rules": [rule]})
+        (self.folder / "sandglass.yaml").write_text(f"{settings}\nprovisioning: {part}\n")
+        component = os.path.relpath(TOP / "manifests/provisioning", self.folder.resolve())
+        (self.folder / "kustomization.yaml").write_text(DOOR.format(component=component))
+        kubectl("apply", "--server-side", "--force-conflicts", "-k", self.folder)
+        kubectl("rollout", "status", "deployment/sandglass-provision", "-n", "sandglass-system", "--timeout=90s", "--request-timeout=100s")
+
+    def leave(self):
+        if (self.folder / "kustomization.yaml").exists():
+            kubectl("delete", "-k", self.folder, "--ignore-not-found", "--wait=false")
+
+    def ask(self, address):
+        """A job that comes with a token of the issuer, and must be told to come again: nobody can say whether it is good."""
+        parts = ({"alg": "RS256", "typ": "JWT", "kid": "any"}, {"iss": self.ISSUER, "aud": "sandglass", "exp": 4102444800})
+        token = ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (*parts, "signature"))
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://{address}:8090/v1/debugsessions", b"{}", headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                raise Failed(f"the door let a job in: {answer.status}")
+        except urllib.error.HTTPError as refusal:
+            said = json.load(refusal)
+            if refusal.code != 503 or not said["type"].endswith("/issuer-unavailable"):
+                raise Failed(f"the door said {refusal.code}: {said}") from None
