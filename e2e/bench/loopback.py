@@ -10,7 +10,7 @@ import time
 
 import processes
 from processes import BenchError
-from servers import NAMES
+from servers import CIPHER, NAMES
 
 READY = b"ready\n"
 F_SETPIPE_SZ = 1031
@@ -57,8 +57,8 @@ def read_exactly(descriptor, count, limit=30):
 class Client:
     """A client that runs a command which first says `ready`."""
 
-    def __init__(self, servers, name, command, terminal=False, **options):
-        self.process = processes.start(servers.ssh(name, "-tt" if terminal else "-T", command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, **options)
+    def __init__(self, servers, name, command, terminal=False, cipher=CIPHER, **options):
+        self.process = processes.start(servers.ssh(name, "-tt" if terminal else "-T", "-c", cipher, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, **options)
         self.into, self.out = self.process.stdin.fileno(), self.process.stdout.fileno()
 
     def await_ready(self):
@@ -100,13 +100,13 @@ def echo(servers, count, progress):
             client.close()
 
 
-def download(servers, size, count, progress):
+def download(servers, size, count, progress, cipher=CIPHER):
     """MB/s of zeros from the far side, without the login: from the word to begin until all is here. And what it cost the server, in
     seconds of CPU for each GiB: a turn gives (MB/s, s/GiB) for each server."""
     null = os.open("/dev/null", os.O_WRONLY)
 
     def once(name):
-        client = Client(servers, name, f"echo ready; read go; head -c {size} /dev/zero; read end; exit 0")
+        client = Client(servers, name, f"echo ready; read go; head -c {size} /dev/zero; read end; exit 0", cipher=cipher)
         try:
             fcntl.fcntl(client.out, F_SETPIPE_SZ, CHUNK)
             client.await_ready()
@@ -130,10 +130,10 @@ def download(servers, size, count, progress):
         os.close(null)
 
 
-def upload(servers, size, count, progress):
+def upload(servers, size, count, progress, cipher=CIPHER):
     """MB/s of zeros into `cat` on the far side, without the login: until its end is known here."""
     def once(name):
-        client = Client(servers, name, "echo ready; exec cat >/dev/null")
+        client = Client(servers, name, "echo ready; exec cat >/dev/null", cipher=cipher)
         try:
             client.await_ready()
             began = time.monotonic()
