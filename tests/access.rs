@@ -6,6 +6,8 @@ mod support;
 
 use chrono::{TimeDelta, Utc};
 use futures_util::{SinkExt, StreamExt};
+use prometheus_client::registry::Registry;
+use sandglass::api::DebugSession;
 use sandglass::api::session::LinkState;
 use sandglass::gateway::EXIT_CUT;
 use sandglass::gateway::report::Event;
@@ -51,6 +53,52 @@ async fn the_end_of_a_session_cuts_those_inside_with_a_last_line() {
     assert!(shown.contains("the session has expired"), "{shown}");
     let refused = bench.run(&["true"], b"").await;
     assert_eq!(refused.status.code(), Some(255));
+}
+
+/// How many logins ended so, as the metric says.
+fn logins(bench: &Bench, outcome: &str) -> u64 {
+    let (mut registry, mut metrics) = (Registry::default(), String::new());
+    bench.gateway.metrics.register(&mut registry);
+    prometheus_client::encoding::text::encode(&mut metrics, &registry).expect("encoded");
+    let series = format!("sandglass_gateway_logins_total{{outcome=\"{outcome}\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&series)).expect("the metric").parse().expect("a number")
+}
+
+/// Over, ended by hand, never opened: whoever proves a key of the session is told; a stranger is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_too_late_is_told_why() {
+    type Change = fn(&mut DebugSession);
+    let changes: [(&str, Change); 3] = [
+        ("the session has expired", |session| {
+            let past = (Utc::now() - TimeDelta::minutes(31)).to_rfc3339();
+            session.metadata.creation_timestamp = serde_json::from_value(past.into()).expect("time");
+        }),
+        ("the session has ended: EndRequested", |session| session.spec.end = true),
+        ("the session has ended: ImageRefused: no such image", |session| {
+            let open = serde_json::json!({ "type": "Open", "status": "False", "reason": "ImageRefused",
+                "message": "no such\nimage", "lastTransitionTime": "2026-01-01T00:00:00Z" });
+            let status = serde_json::json!({ "phase": "Failed", "conditions": [open] });
+            session.status = Some(serde_json::from_value(status).expect("status"));
+        }),
+    ];
+    for (reason, change) in changes {
+        let bench = Bench::start(Options::default()).await;
+        bench.change_session(change);
+        let refused = bench.run(&["echo inside"], b"").await;
+        assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(255), String::new()));
+        let told = text(&refused.stderr);
+        assert!(told.contains(&format!("sandglass: {reason}. It does not open again")), "{told}");
+        // As often as they like: who proves a key is not shut out for a while.
+        for _ in 0..4 {
+            assert!(text(&bench.run(&["true"], b"").await.stderr).contains(reason));
+        }
+        eventually("five refusals to be counted", || logins(&bench, "Denied") == 5).await;
+        assert_eq!(logins(&bench, "Accepted"), 0);
+        let stranger = bench
+            .script(r#"ssh-keygen -q -t ed25519 -N '' -f $D/other; sed "s|IdentityFile .*|IdentityFile $D/other|" $D/ssh_config > $D/c; command ssh -F $D/c s true"#)
+            .await;
+        assert!(text(&stranger.stderr).contains("Permission denied (publickey)"), "{}", text(&stranger.stderr));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

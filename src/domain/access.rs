@@ -4,7 +4,7 @@
 use crate::api::AnySession;
 use crate::api::breakglass_vm::Verb;
 use crate::api::conditions::{OPEN, Reason};
-use crate::api::session::{Capability, Phase};
+use crate::api::session::{Access, Capability, Phase};
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -121,6 +121,9 @@ pub enum Denied {
     /// The object is being deleted, or gone.
     #[error("the session was deleted")]
     Deleted,
+    /// No object has the name.
+    #[error("no session has this name")]
+    Unknown,
     /// Neither key nor certificate gives access.
     #[error("this key has no access to the session")]
     NoAccess,
@@ -137,9 +140,16 @@ impl Denied {
             Self::Expired => "Expired",
             Self::Ended(_) => "Ended",
             Self::Deleted => "Deleted",
+            Self::Unknown => "Unknown",
             Self::NoAccess => "AccessRemoved",
             Self::Certificate(_) => "CertificateRefused",
         }
+    }
+
+    /// Whether the client would get in, were the session not over.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        matches!(self, Self::Expired | Self::Ended(_) | Self::Deleted)
     }
 }
 
@@ -160,7 +170,7 @@ fn to_chrono(time: &Time) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(time.0.as_second(), 0)
 }
 
-/// Decides.
+/// Decides. Whoever has no access learns nothing of the object, not even that it is over.
 ///
 /// # Errors
 /// See [`Denied`].
@@ -171,8 +181,9 @@ pub fn authorize(
     source: IpAddr,
     now: DateTime<Utc>,
 ) -> Result<Authorized, Denied> {
-    let expires_at = alive(object, configuration, now)?;
     let access = object.terms().access;
+    check_credential(credential, access, configuration, source)?;
+    let expires_at = alive(object, configuration, now)?;
     let mut authorized = Authorized {
         object_kind: object.kind(),
         object_uid: object.metadata().uid.clone().unwrap_or_default(),
@@ -183,19 +194,22 @@ pub fn authorize(
         terminal: true,
         forced_command: None,
     };
-    match credential {
-        Credential::Key(key) => {
-            let known = access.authorized_keys.iter().filter_map(|line| PublicKey::from_openssh(line).ok());
-            if !known.into_iter().any(|known| known.key_data() == key.key_data()) {
-                return Err(Denied::NoAccess);
-            }
-        }
-        Credential::Certificate(certificate, proved_at) => {
-            check_certificate(certificate, &access.principals, configuration, source, *proved_at)?;
-            restrict(&mut authorized, certificate);
-        }
+    if let Credential::Certificate(certificate, _) = credential {
+        restrict(&mut authorized, certificate);
     }
     Ok(authorized)
+}
+
+fn check_credential(credential: &Credential, access: &Access, configuration: &Configuration, source: IpAddr) -> Result<(), Denied> {
+    match credential {
+        Credential::Key(key) => {
+            let mut known = access.authorized_keys.iter().filter_map(|line| PublicKey::from_openssh(line).ok());
+            if known.any(|known| known.key_data() == key.key_data()) { Ok(()) } else { Err(Denied::NoAccess) }
+        }
+        Credential::Certificate(certificate, proved_at) => {
+            check_certificate(certificate, &access.principals, configuration, source, *proved_at)
+        }
+    }
 }
 
 /// The object's deadline, if it is alive.
@@ -328,6 +342,7 @@ mod tests {
             object.status = Some(serde_json::from_value(status).expect("status"));
         };
         assert_eq!(decide(KEY, failed), Err(Denied::Ended("OutOfMemory".into())));
+        assert_eq!(decide(OTHER, failed), Err(Denied::NoAccess), "a stranger is not told that it is over");
         assert!(matches!(decide(KEY, |object| object.spec.ttl = "soon".into()), Err(Denied::Ended(_))), "fails closed");
     }
 

@@ -1,6 +1,6 @@
 //! One SSH channel: a task of its own between the user's side ([`Shared`], [`Output`]) and a WebSocket of the pod's agent.
 
-use super::connection::{Connection, Login, in_words};
+use super::connection::{Connection, Login};
 use super::handler::MOST_CHANNELS;
 use super::inbox::{Budget, Inbox, Input};
 use super::metrics::Kind;
@@ -8,6 +8,7 @@ use super::output::{Output, Stream};
 use super::power;
 use super::sight::Sight;
 use super::waiting::linked_pod;
+use super::watch::in_words;
 use super::{EXIT_CUT, EXIT_NOT_STARTED};
 use crate::link::frame;
 use crate::link::message::{Exit, Size, Start};

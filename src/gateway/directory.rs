@@ -5,8 +5,13 @@ use crate::api::{BreakglassVM, DebugSession};
 use crate::domain::names::ObjectName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+/// How long after a watch failed an object may be missing here that others see already.
+pub const BEHIND: Duration = Duration::from_secs(5);
 
 type Key = (&'static str, ObjectName);
 
@@ -14,11 +19,13 @@ type Key = (&'static str, ObjectName);
 pub struct Directory {
     sessions: RwLock<HashMap<Key, Arc<AnySession>>>,
     changed: watch::Sender<()>,
+    /// When a watch failed last.
+    failed: Mutex<Option<Instant>>,
 }
 
 impl Default for Directory {
     fn default() -> Self {
-        Self { sessions: RwLock::default(), changed: watch::Sender::new(()) }
+        Self { sessions: RwLock::default(), changed: watch::Sender::new(()), failed: Mutex::default() }
     }
 }
 
@@ -87,6 +94,27 @@ impl Directory {
         self.changed.send_replace(());
     }
 
+    /// A watch failed: what is here may be old until it is begun anew.
+    pub fn watch_failed(&self) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Decides again with each change while it is refused and a watch failed moments ago: until [`BEHIND`] after that.
+    ///
+    /// # Errors
+    /// The last refusal.
+    pub async fn catch_up<T, E>(&self, decide: impl Fn() -> Result<T, E>) -> Result<T, E> {
+        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = self.subscribe();
+        loop {
+            let decision = decide();
+            let Some(limit) = failed.map(|failed| failed + BEHIND).filter(|_| decision.is_err()) else { return decision };
+            if timeout_at(limit, changes.changed()).await.is_err() {
+                return decision;
+            }
+        }
+    }
+
     /// Wakes at every change.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -97,4 +125,47 @@ impl Directory {
 #[must_use]
 pub fn pod_uid_of(session: &AnySession) -> Option<&str> {
     Some(session.state()?.pod.as_ref()?.uid.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session() -> AnySession {
+        let session: DebugSession = serde_json::from_value(serde_json::json!({
+            "apiVersion": "sandglass.dev/v1alpha1", "kind": "DebugSession",
+            "metadata": { "name": "x", "namespace": "ci", "uid": "u" },
+            "spec": { "source": { "image": "i" }, "requester": "r", "access": { "authorizedKeys": [] } }
+        }))
+        .expect("an object");
+        session.into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_waits_only_while_a_watch_may_be_behind() {
+        let name = ObjectName { namespace: "ci".into(), name: "x".into() };
+        let directory = Directory::default();
+        let decide = || directory.named(&name).pop().ok_or("unknown");
+        let began = Instant::now();
+        assert_eq!(directory.catch_up(decide).await.err(), Some("unknown"));
+        assert_eq!(began.elapsed(), Duration::ZERO, "nothing failed");
+
+        directory.watch_failed();
+        assert_eq!(directory.catch_up(decide).await.err(), Some("unknown"));
+        assert_eq!(began.elapsed(), BEHIND, "the name is wrong");
+        assert_eq!(directory.catch_up(decide).await.err(), Some("unknown"));
+        assert_eq!(began.elapsed(), BEHIND, "the failure is long ago");
+
+        directory.watch_failed();
+        let news = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            directory.put(session());
+        };
+        let (decision, ()) = tokio::join!(directory.catch_up(decide), news);
+        assert!(decision.is_ok());
+        assert_eq!(began.elapsed(), BEHIND + Duration::from_secs(1), "the news came");
+        directory.watch_failed();
+        assert!(directory.catch_up(decide).await.is_ok());
+        assert_eq!(began.elapsed(), BEHIND + Duration::from_secs(1), "who gets in does not wait");
+    }
 }

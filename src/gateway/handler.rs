@@ -1,5 +1,5 @@
-//! The translator between the SSH library and our own terms: callback in, message and reply out. No policy and no waiting:
-//! its callbacks run inside the connection's loop.
+//! The translator between the SSH library and our own terms: callback in, message and reply out. No policy; and no waiting once
+//! somebody is logged in, for its callbacks run inside the connection's loop.
 
 use super::channel::{Channel, Shared, shared, take_input};
 use super::connection::{Connection, Login};
@@ -10,13 +10,14 @@ use super::report::{Event, Report};
 use super::sight::Sight;
 use crate::api::session::{Capability, ConnectionRecord};
 use crate::domain::access::{Credential, Denied};
+use crate::domain::line::one_line;
 use crate::domain::names::ObjectName;
 use crate::link::message::{Program, Size, Terminal};
 use crate::link::signals;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{ChannelId, ChannelOpenFailure, Pty, Sig};
+use russh::{ChannelId, ChannelOpenFailure, Disconnect, Pty, Sig};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ const MOST_CHANNELS_EVER: u32 = 4096;
 /// Variables a client may set, and their total size.
 const MOST_VARIABLES: usize = 64;
 const LONGEST_VARIABLE: usize = 4096;
+/// Characters of the reason that whoever comes too late is told.
+const LONGEST_REASON: usize = 300;
 
 /// One connection's handler.
 pub struct Client {
@@ -46,6 +49,8 @@ pub struct Client {
     logged_in: Option<oneshot::Sender<()>>,
     /// Whether a login was tried.
     tried: Arc<std::sync::atomic::AtomicBool>,
+    /// Whether a refusal has waited for news of the session.
+    waited: bool,
 }
 
 type Outcome<T = ()> = Result<T, russh::Error>;
@@ -54,19 +59,24 @@ impl Client {
     /// A handler; `logged_in` fires once, at the login, `tried` at the first attempt.
     #[must_use]
     pub fn new(connection: Arc<Connection>, logged_in: oneshot::Sender<()>, tried: Arc<std::sync::atomic::AtomicBool>) -> Self {
-        Self { connection, prepared: HashMap::new(), dribbles: 0, opened: 0, logged_in: Some(logged_in), tried }
+        Self { connection, prepared: HashMap::new(), dribbles: 0, opened: 0, logged_in: Some(logged_in), tried, waited: false }
     }
 
-    fn decide(&self, user: &str, credential: &Credential) -> Result<Login, Denied> {
-        let session = ObjectName::from_ssh_user(user).ok_or(Denied::NoAccess)?;
-        let authorized = self.connection.decide(&session, credential)?;
-        Ok(Login { session, credential: credential.clone(), authorized })
-    }
-
-    fn answer(&mut self, user: &str, credential: &Credential) -> Auth {
+    /// The first refusal of a connection waits for news, whatever its reason: who has no access learns nothing from how long it takes.
+    async fn decide(&mut self, user: &str, credential: &Credential) -> Result<Login, Denied> {
         self.tried.store(true, std::sync::atomic::Ordering::Relaxed);
+        let session = ObjectName::from_ssh_user(user).ok_or(Denied::Unknown)?;
+        let connection = Arc::clone(&self.connection);
+        let mut decision = connection.decide(&session, credential);
+        if decision.is_err() && !std::mem::replace(&mut self.waited, true) {
+            decision = connection.gateway.directory.catch_up(|| connection.decide(&session, credential)).await;
+        }
+        Ok(Login { authorized: decision?, session, credential: credential.clone() })
+    }
+
+    async fn answer(&mut self, user: &str, credential: &Credential) -> Auth {
         let fingerprint = credential.fingerprint();
-        match self.decide(user, credential) {
+        match self.decide(user, credential).await {
             Ok(login) => {
                 info!(connection = self.connection.id, peer = %self.connection.peer, session = %login.session, fingerprint, "login");
                 self.connection.decided(credential, None);
@@ -76,7 +86,13 @@ impl Client {
             Err(reason) => {
                 info!(connection = self.connection.id, peer = %self.connection.peer, user, fingerprint, %reason, "login refused");
                 self.connection.decided(credential, Some(reason.to_string()));
-                Auth::reject()
+                if !reason.is_over() {
+                    return Auth::reject();
+                }
+                // A refusal has no room for words. Nobody is logged in: `auth_succeeded` says why, and ends the connection.
+                let reason = one_line(&reason.to_string(), LONGEST_REASON);
+                self.connection.say_farewell(format!("sandglass: {reason}. It does not open again: make another one"));
+                Auth::Accept
             }
         }
     }
@@ -131,10 +147,10 @@ impl Handler for Client {
     async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Outcome<Auth> {
         // A hint only: the decision follows the signature. Certificates offer their inner key here, so that with trusted CAs
         // every key may go on to be signed.
-        self.tried.store(true, std::sync::atomic::Ordering::Relaxed);
         let credential = Credential::Key(offer.public_key.clone());
-        let decision = self.decide(user, &credential);
-        let welcome = !self.connection.gateway.configuration.user_certificate_authorities.is_empty() || decision.is_ok();
+        let decision = self.decide(user, &credential).await;
+        let has_access = decision.as_ref().map_or_else(Denied::is_over, |_| true);
+        let welcome = has_access || !self.connection.gateway.configuration.user_certificate_authorities.is_empty();
         if let Err(reason) = decision
             && !welcome
         {
@@ -148,14 +164,18 @@ impl Handler for Client {
         if matches!(key.algorithm, russh::keys::Algorithm::Rsa { hash: None }) {
             return Ok(Auth::reject());
         }
-        Ok(self.answer(user, &Credential::Key(key.public_key.clone())))
+        Ok(self.answer(user, &Credential::Key(key.public_key.clone())).await)
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Outcome<Auth> {
-        Ok(self.answer(user, &Credential::Certificate(Box::new(certificate.clone()), (self.connection.gateway.now)())))
+        let credential = Credential::Certificate(Box::new(certificate.clone()), (self.connection.gateway.now)());
+        Ok(self.answer(user, &credential).await)
     }
 
-    async fn auth_succeeded(&mut self, _session: &mut Session) -> Outcome {
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Outcome {
+        if let Some(words) = self.connection.farewell() {
+            return session.disconnect(Disconnect::ServiceNotAvailable, words, "en");
+        }
         let Some(login) = self.connection.login() else { return Err(russh::Error::Inconsistent) };
         let recording = self.connection.record(&login);
         if !self.connection.may_show() {
@@ -182,6 +202,10 @@ impl Handler for Client {
     }
 
     async fn channel_open_session(&mut self, channel: russh::Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Outcome {
+        if self.connection.login().is_none() {
+            // After a farewell, if the library ever went on.
+            return Err(russh::Error::Disconnect);
+        }
         if !self.has_room() {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());

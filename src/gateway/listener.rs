@@ -1,9 +1,10 @@
 //! The SSH port: accepting connections, and everything that is limited before a login.
 
-use super::connection::{Connection, watch_over};
+use super::connection::Connection;
 use super::handler::{Client, WINDOW};
 use super::limits::{Limits, Offence};
 use super::metrics::Login;
+use super::watch::watch_over;
 use super::{Gateway, socket};
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
 use russh::server::Config;
@@ -148,7 +149,8 @@ async fn serve_connection(
             cut.now();
             let denied = tried.load(Ordering::Relaxed);
             gateway.metrics.login(if denied { Login::Denied } else { outcome });
-            if outcome != Login::Evicted {
+            // Who proved a key and came too late is no attacker.
+            if outcome != Login::Evicted && connection.farewell().is_none() {
                 penalise(&gateway.limits, peer, began.elapsed() >= gateway.limits.login_time(), denied);
             }
         }

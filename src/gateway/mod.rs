@@ -19,6 +19,7 @@ pub mod report;
 pub mod sight;
 pub mod socket;
 mod waiting;
+mod watch;
 
 use crate::domain::configuration::Configuration;
 use crate::link::registry::Registry;

@@ -2,6 +2,7 @@
 //! looks, evidence for the store, the result for the records.
 
 use super::Gateway;
+use crate::domain::line::one_line;
 use crate::link::frame;
 use crate::link::message::{Exit, Start};
 use crate::link::record::{Capture, Ending, Outcome, Parsed, Parser};
@@ -106,7 +107,7 @@ impl Run {
 
     fn say(&self, words: &str) {
         for line in words.lines() {
-            let _ = self.words.try_send(printable(line, 512));
+            let _ = self.words.try_send(one_line(line, 512));
         }
     }
 
@@ -132,7 +133,7 @@ impl Run {
                     }
                 }
                 Parsed::Item(item) => {
-                    let message = item.message.as_deref().map(|message| printable(message, 512));
+                    let message = item.message.as_deref().map(|message| one_line(message, 512));
                     if let Some(evidence) = &mut self.evidence {
                         evidence.item(&item.item, word(item.outcome), message.as_deref()).await;
                     }
@@ -212,9 +213,9 @@ impl Ended {
 
 /// What a hypervisor says is shown on terminals and stands in objects.
 fn harmless(mut outcome: Outcome) -> Outcome {
-    outcome.message = printable(&outcome.message, 512);
+    outcome.message = one_line(&outcome.message, 512);
     for field in [&mut outcome.verb, &mut outcome.vm, &mut outcome.before, &mut outcome.after, &mut outcome.locked] {
-        *field = field.take().map(|text| printable(&text, 64));
+        *field = field.take().map(|text| one_line(&text, 64));
     }
     outcome
 }
@@ -226,11 +227,6 @@ const fn word(capture: Capture) -> &'static str {
         Capture::TimedOut => "TimedOut",
         Capture::Skipped => "Skipped",
     }
-}
-
-/// One line, without control characters.
-fn printable(text: &str, most: usize) -> String {
-    text.chars().map(|one| if one.is_control() { ' ' } else { one }).take(most).collect()
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ async fn the_end_comes_while_somebody_is_logged_in() {
     lab.until_no_pod(&session, 20).await;
     assert_tombstone(&lab.until_ended("s", 10).await, "Expired");
     let refusal = lab.refused_login(&session).await;
-    assert!(refusal.contains("Permission denied (publickey)"), "{refusal}");
+    assert!(refusal.contains("sandglass: the session has expired. It does not open again"), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,7 +61,7 @@ async fn a_shell_on_the_machine_and_no_trace_of_its_key() {
     assert!(seen[2].contains("isolated"), "the log was read: {}", seen[2]);
     machine.end(&lab, "devvm").await;
     let denied = lab.refused_login(&session).await;
-    assert!(denied.contains("Permission denied"), "{denied}");
+    assert!(denied.contains("sandglass: the session has ended: EndRequested"), "{denied}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ from setting import Failed, check
 
 SESSION_LACKS_IT = "the session's `allow` is empty"
 NEVER = "never there"
+OVER = "it ended, or never opened"
 
 
 def not_through(client):
@@ -160,6 +161,29 @@ def certificate(setting):
     return setting.refused([*ssh(setting, key=key), "true"], "Permission denied")
 
 
+def over_ssh(setting):
+    return setting.refused([*ssh(setting, place=setting.over), "true"], "the session has ended")
+
+
+def over_plink(setting):
+    command = [*putty(setting, "plink", place=setting.over), setting.over.at, "true"]
+    return setting.refused(command, "the session has ended", environment=setting.home("plink-over"))
+
+
+def over_asyncssh(setting):
+    import asyncssh
+
+    async def ask():
+        async with asyncssh.connect(**asyncssh_options(setting, place=setting.over)) as client:
+            await client.run("true")
+
+    try:
+        asyncio.run(ask())
+    except asyncssh.DisconnectError as refusal:
+        return f"{type(refusal).__name__}: {refusal}"
+    return not_through("asyncssh")
+
+
 def tunnel(setting):
     done = setting.run([*ssh(setting, "-o", "Tunnel=point-to-point", "-w", "any"), "true"])
     check(done.returncode != 0, "a tunnel was opened")
@@ -212,6 +236,9 @@ REFUSALS = [
     ("RSA key signed with SHA-1", "`ssh -v -o PubkeyAcceptedAlgorithms=ssh-rsa`", NEVER, sha1_signature),
     ("a key that the session does not list", "`ssh`", NEVER, other_key),
     ("certificate of another CA", "`ssh`", NEVER, certificate),
+    ("a session that is over", "`ssh`", OVER, over_ssh),
+    ("a session that is over", "plink", OVER, over_plink),
+    ("a session that is over", "asyncssh", OVER, over_asyncssh),
     ("programs that stay", "`nohup`, `tmux new -d`", NEVER, left_behind),
     ("UDP", "mosh", NEVER, mosh),
 ]

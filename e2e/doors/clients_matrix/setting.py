@@ -54,7 +54,7 @@ class Setting:
 
     def __init__(self, folder):
         self.folder = folder
-        self.open, self.closed = Place(self.path("open.json")), Place(self.path("closed.json"))
+        self.open, self.closed, self.over = (Place(self.path(f"{name}.json")) for name in ("open", "closed", "over"))
         self.key = self.path("keys", "id_ed25519")
         self.known_hosts, self.wrong_known_hosts = self.path("known_hosts"), self.path("wrong_known_hosts")
         self.running = set()
@@ -185,8 +185,8 @@ class Setting:
     def without_names(self, text):
         """The same text in every run: no names of this run's sessions, no numbers of channels."""
         text = re.sub(r"\bchannel \d+\b", "channel N", text)
-        for place, name in ((self.open, "ci.build-42"), (self.closed, "ci.build-42")):
-            text = text.replace(place.user, name)
+        for place in (self.open, self.closed, self.over):
+            text = text.replace(place.user, "ci.build-42")
         text = text.replace(self.folder, "…")
         return re.sub(rf"\[?{re.escape(self.open.host)}\]?(:{self.open.port})?", "debug.example.com", text)
 

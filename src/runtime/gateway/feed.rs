@@ -3,27 +3,24 @@
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use std::sync::Arc;
 use tracing::warn;
 
+use super::watched;
 use crate::api::session::{AnySession, Session};
 use crate::gateway::directory::Directory;
 use crate::runtime::Gate;
 
-/// A watch that says nothing for so long is begun anew: a connection may die without a word.
-const WATCH_SECONDS: u32 = 60;
-
 /// Follows all objects of a kind for ever; opens `listed` after the first list.
 pub async fn sessions<S: Session + Into<AnySession>>(client: Client, directory: Arc<Directory>, listed: Gate) {
     let api: Api<DeserializeGuard<S>> = Api::all(client);
-    let stream = watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)).default_backoff();
-    let mut stream = std::pin::pin!(stream);
+    let mut stream = std::pin::pin!(watched(api, watcher::Config::default()));
     let mut list = Vec::new();
     while let Some(event) = stream.next().await {
         match event {
-            Ok(watcher::Event::Init) => list.clear(),
+            Ok(watcher::Event::Init) => {}
             Ok(watcher::Event::InitApply(object)) => list.extend(readable(object)),
             Ok(watcher::Event::InitDone) => {
                 directory.replace(S::KIND, std::mem::take(&mut list));
@@ -38,7 +35,11 @@ pub async fn sessions<S: Session + Into<AnySession>>(client: Client, directory: 
                 }
             }
             Ok(watcher::Event::Delete(object)) => directory.remove(S::KIND, metadata(&object)),
-            Err(failure) => warn!(%failure, "the watch of sessions broke; begun anew"),
+            Err(failure) => {
+                list.clear();
+                directory.watch_failed();
+                warn!(%failure, "the watch of sessions broke; begun anew");
+            }
         }
     }
 }

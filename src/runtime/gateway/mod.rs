@@ -7,7 +7,14 @@ mod peers;
 mod reporter;
 
 use anyhow::Context as _;
+use backon::ExponentialBuilder;
 use chrono::Utc;
+use futures::{Stream, TryStreamExt as _};
+use kube::runtime::watcher::ExponentialBackoff;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,8 +44,23 @@ use crate::page::{Page, Settings};
 use crate::recording::archive::{Archive, Setup};
 use crate::{recording, store};
 
+/// A watch that says nothing for so long is begun anew: a connection may die without a word.
+const WATCH_SECONDS: u32 = 60;
 /// How long connections may take to end after a signal.
 const DRAIN: Duration = Duration::from_secs(45);
+
+/// A watch that is begun anew for ever, after a pause. Its events are without `Init`, which comes before each list and would pass
+/// for a success: the pauses would not grow. Logins wait for the next list: the longest pause, at most twice as long by its jitter,
+/// stays below [`directory::BEHIND`](crate::gateway::directory::BEHIND).
+fn watched<K>(api: Api<K>, configuration: watcher::Config) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let pauses = ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_delay(Duration::from_secs(2));
+    let pauses: ExponentialBackoff = pauses.with_jitter().without_max_times().into();
+    let events = watcher(api, configuration.timeout(WATCH_SECONDS));
+    events.try_filter(|event| std::future::ready(!matches!(event, watcher::Event::Init))).backoff(pauses)
+}
 
 /// What the command line and the environment say.
 #[derive(Clone, Debug)]

@@ -2,42 +2,37 @@
 
 use futures::StreamExt as _;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tracing::warn;
 
+use super::watched;
 use crate::link::registry::Registry;
 
 /// Name of the link Service.
 const SERVICE: &str = "sandglass-gateway-link";
 /// Its name stands in this label of its slices.
 const LABEL: &str = "kubernetes.io/service-name";
-/// See [`super::feed`].
-const WATCH_SECONDS: u32 = 60;
 
 /// Follows the replicas for ever.
 pub async fn watch(client: Client, namespace: String, registry: Arc<Registry>) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &namespace);
-    let configuration = watcher::Config::default().labels(&format!("{LABEL}={SERVICE}")).timeout(WATCH_SECONDS);
-    let stream = watcher(api, configuration).default_backoff();
-    let mut stream = std::pin::pin!(stream);
+    let configuration = watcher::Config::default().labels(&format!("{LABEL}={SERVICE}"));
+    let mut stream = std::pin::pin!(watched(api, configuration));
     let mut slices: BTreeMap<String, Vec<SocketAddr>> = BTreeMap::new();
+    let mut list = BTreeMap::new();
     while let Some(event) = stream.next().await {
         match event {
-            Ok(watcher::Event::Init) => {
-                slices.clear();
-                continue;
-            }
-            Ok(watcher::Event::Apply(slice) | watcher::Event::InitApply(slice)) => {
-                slices.insert(slice.metadata.name.clone().unwrap_or_default(), addresses(&slice));
-                // Told when the list is whole: below, or with the next change.
-            }
-            Ok(watcher::Event::Delete(slice)) => drop(slices.remove(slice.metadata.name.as_deref().unwrap_or_default())),
-            Ok(watcher::Event::InitDone) => {}
+            Ok(watcher::Event::Init) => {}
+            Ok(watcher::Event::InitApply(slice)) => drop(list.insert(name(&slice), addresses(&slice))),
+            Ok(watcher::Event::InitDone) => slices = std::mem::take(&mut list),
+            Ok(watcher::Event::Apply(slice)) => drop(slices.insert(name(&slice), addresses(&slice))),
+            Ok(watcher::Event::Delete(slice)) => drop(slices.remove(&name(&slice))),
             Err(failure) => {
+                list.clear();
                 warn!(%failure, "the watch of the gateway's replicas broke; begun anew");
                 continue;
             }
@@ -54,6 +49,10 @@ pub async fn watch(client: Client, namespace: String, registry: Arc<Registry>) {
             });
         }
     }
+}
+
+fn name(slice: &EndpointSlice) -> String {
+    slice.metadata.name.clone().unwrap_or_default()
 }
 
 /// The ready addresses of a slice.
