@@ -2,8 +2,7 @@
 //! kubelet, container runtime and network plugin.
 //!
 //! Runs in the network of a cluster where Sandglass is installed (`e2e/test cluster`); `KUBECONFIG` names it. Each test has a
-//! namespace of its own. What disturbs others (a policy removed, replicas killed, a quota) is in `alone`, which the test
-//! runner takes first, in the order of the names.
+//! namespace of its own. What disturbs others (a policy removed, replicas killed, a quota, a full node) is in `alone`.
 
 // A test that cannot go on fails where it stands, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -30,8 +29,6 @@ mod link;
 mod machine;
 #[path = "cluster/node.rs"]
 mod node;
-#[path = "cluster/priority.rs"]
-mod priority;
 #[path = "cluster/reading.rs"]
 mod reading;
 #[path = "cluster/recording.rs"]

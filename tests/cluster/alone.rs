@@ -1,9 +1,12 @@
-//! What needs the cluster for itself: replicas killed, a policy removed, the quota used up.
+//! What needs the cluster for itself: replicas killed, a policy removed, the quota used up, the node full. `e2e/test` runs these first, by the
+//! name of this module.
 
 use super::census::Census;
-use super::harness::{DEBUG, Lab, SYSTEM, eventually, finish, random, text};
+use super::harness::{DEBUG, Lab, SYSTEM, eventually, finish, kubectl, random, text};
+use super::machine::{Machine, process, script};
 use super::node::{self, on_the_node};
 use super::reading::{condition, end_reason, has_ended, is_open, is_true, open_message, status};
+use super::recording::{list, recordings, verify};
 use chrono::Utc;
 use futures::FutureExt;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -11,13 +14,17 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, PostParams};
-use sandglass::api::DebugSession;
+use sandglass::api::breakglass_vm::PowerState;
 use sandglass::api::session::Phase;
+use sandglass::api::{BreakglassVM, DebugSession};
 use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+
+#[path = "priority.rs"]
+mod priority;
 
 async fn replicas(lab: &Lab, component: &str) -> Vec<Pod> {
     let of_component = ListParams::default().labels(&format!("app.kubernetes.io/component={component}"));
@@ -262,4 +269,84 @@ async fn over_quota_is_waiting() {
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_in_the_middle_loses_two_seconds_at_most_and_is_closed_by_another() {
+    let lab = Lab::alone("cutoff").await;
+    let session = lab.open("s", json!({})).await;
+    // Ten lines a second, each with its number.
+    let mut login = lab.stay(&session, "n=0; while :; do n=$((n+1)); echo line $n.; sleep 0.1; done").await;
+    let last_line = |text: &str| text.matches("line ").count();
+    eventually("some seconds of output", 30, async || last_line(&login.seen()) > 50).await;
+    let reported = lab.until("s", 10, "told of the login", |session| !status(session).connections.is_empty()).await;
+    let connection = status(&reported).connections.pop().expect("a connection");
+    let replicas = ListParams::default().labels("app.kubernetes.io/component=gateway");
+    let mut killed = false;
+    for pod in lab.api_in::<Pod>(SYSTEM).list(&replicas).await.expect("listed").items {
+        let log = lab.api_in::<Pod>(SYSTEM).logs(&pod.name_any(), &kube::api::LogParams::default()).await.expect("a log");
+        if log.contains(&connection.id) && on_the_node() {
+            for process in node::processes_of(&pod.uid().expect("a UID")) {
+                process.signal("KILL");
+            }
+            killed = true;
+        }
+    }
+    assert!(killed || !on_the_node(), "the replica of the login");
+    if !killed {
+        return;
+    }
+    let (_, began) = (login.ended(15).await, Instant::now());
+    let shown = last_line(&login.seen());
+    let sealed = async || list(&lab, &[]).await.first().is_some_and(|one| one["state"] == "Incomplete");
+    eventually("the recording to be closed by another replica", 60, sealed).await;
+    println!("closed {:?} after the kill", began.elapsed());
+    assert!(began.elapsed() < Duration::from_mins(1));
+    let verified = verify(&lab, &connection.id).await;
+    assert!(verified.status.success() && text(&verified.stdout).starts_with("incomplete"), "{verified:?}");
+    let exported = recordings(&lab, &["export", &connection.id, "--format", "raw"]).await;
+    let recorded = last_line(&text(&exported.stdout));
+    println!("{recorded} of {shown} lines are recorded");
+    assert!(recorded + 20 >= shown, "{recorded} of {shown} lines are recorded: more than two seconds are lost");
+    let seen = login.seen();
+    let recorded = text(&exported.stdout);
+    let common = seen.len().min(recorded.len());
+    assert_eq!(recorded.get(..common), seen.get(..common), "what is recorded is what was seen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verb_of_the_spec_runs_once() {
+    let lab = Lab::alone("vmonce").await;
+    let machine = Machine::take(&lab).await;
+    script("vm/vm", &["pause"], "").await;
+    machine.create(&lab, "devvm", json!({ "power": { "verb": "Cycle" } })).await;
+    let done = |session: &BreakglassVM| {
+        let power = session.status.as_ref().and_then(|status| status.power.as_ref());
+        power.is_some_and(|power| power.state != PowerState::Running)
+    };
+    let session = lab.until_of("devvm", 120, "done with spec.power", done).await;
+    let power = session.status.as_ref().and_then(|status| status.power.clone()).expect("a power status");
+    assert_eq!(
+        (power.state, power.before.as_deref(), power.after.as_deref()),
+        (PowerState::Succeeded, Some("paused"), Some("running")),
+        "{power:?}"
+    );
+    assert!(power.evidence.is_some_and(|address| address.contains("/evidence/")) && power.finished_at.is_some());
+    let connections = status(
+        &lab.until_of("devvm", 10, "told of the run", |session: &BreakglassVM| {
+            status(session).connections.iter().any(|one| one.remote_address == "spec.power" && one.ended_at.is_some())
+        })
+        .await,
+    )
+    .connections;
+    assert!(connections.iter().any(|one| one.recording.is_some()), "{connections:?}");
+    // A gateway that begins anew finds it done.
+    let before = process();
+    kubectl(&["rollout", "restart", "deployment/sandglass-gateway", "-n", SYSTEM]);
+    kubectl(&["rollout", "status", "deployment/sandglass-gateway", "-n", SYSTEM, "--timeout=90s"]);
+    let open = |session: &BreakglassVM| is_open(session);
+    let session = lab.until_of("devvm", 30, "open", open).await;
+    eventually("the machine is back", 60, async || lab.ssh(&session, "true").await.status.success()).await;
+    assert_eq!(process(), before, "it was started a second time");
+    machine.end(&lab, "devvm").await;
 }

@@ -1,7 +1,7 @@
 //! A full node: who has to give way.
 
-use super::harness::{Lab, PROBE_IMAGE};
-use super::reading::{end_reason, open_message};
+use crate::harness::{Lab, PROBE_IMAGE};
+use crate::reading::{end_reason, open_message};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Api;

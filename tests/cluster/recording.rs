@@ -1,19 +1,16 @@
 //! Recordings on the real cluster, in its real S3 server, read back by the program itself.
 
 use super::harness::{Lab, SYSTEM, eventually, text};
-use super::node::{self, on_the_node};
 use super::reading::status;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
-use kube::ResourceExt;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 use std::process::Output;
-use std::time::{Duration, Instant};
 use tokio::process::Command;
 
 /// `sandglass recordings`, as an administrator with the store's keys would call it.
-async fn recordings(lab: &Lab, arguments: &[&str]) -> Output {
+pub async fn recordings(lab: &Lab, arguments: &[&str]) -> Output {
     let keys: Secret = lab.api_in(SYSTEM).get("sandglass-recording-store").await.expect("the store's keys");
     let key = |name: &str| text(&keys.data.as_ref().expect("data")[name].0);
     let mut command = Command::new(env!("CARGO_BIN_EXE_sandglass"));
@@ -47,13 +44,15 @@ pub async fn audit(lab: &Lab) -> String {
     events
 }
 
-async fn list(lab: &Lab, arguments: &[&str]) -> Vec<Value> {
+/// What `recordings list` says of this test, as JSON.
+pub async fn list(lab: &Lab, arguments: &[&str]) -> Vec<Value> {
     let output = recordings(lab, &[&["list", "--output", "json", "--namespace", &lab.namespace], arguments].concat()).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-async fn verify(lab: &Lab, recording: &str) -> Output {
+/// `recordings verify` with the installation's key.
+pub async fn verify(lab: &Lab, recording: &str) -> Output {
     let public: ConfigMap = lab.api_in(SYSTEM).get("sandglass-public").await.expect("the public keys");
     let file = lab.path("recording_ed25519_key.pub");
     std::fs::write(&file, &public.data.expect("data")["recording_ed25519_key.pub"]).expect("written");
@@ -85,49 +84,6 @@ async fn a_login_is_recorded_announced_and_verified() {
     assert!(verified.status.success() && text(&verified.stdout).starts_with("complete"), "{verified:?}");
     let exported = recordings(&lab, &["export", &connection.id, "--format", "text"]).await;
     assert_eq!(text(&exported.stdout), "seen by the user\n", "{}", text(&exported.stderr));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_killed_in_the_middle_loses_two_seconds_at_most_and_is_closed_by_another() {
-    let lab = Lab::alone("cutoff").await;
-    let session = lab.open("s", json!({})).await;
-    // Ten lines a second, each with its number.
-    let mut login = lab.stay(&session, "n=0; while :; do n=$((n+1)); echo line $n.; sleep 0.1; done").await;
-    let last_line = |text: &str| text.matches("line ").count();
-    eventually("some seconds of output", 30, async || last_line(&login.seen()) > 50).await;
-    let reported = lab.until("s", 10, "told of the login", |session| !status(session).connections.is_empty()).await;
-    let connection = status(&reported).connections.pop().expect("a connection");
-    let replicas = ListParams::default().labels("app.kubernetes.io/component=gateway");
-    let mut killed = false;
-    for pod in lab.api_in::<Pod>(SYSTEM).list(&replicas).await.expect("listed").items {
-        let log = lab.api_in::<Pod>(SYSTEM).logs(&pod.name_any(), &kube::api::LogParams::default()).await.expect("a log");
-        if log.contains(&connection.id) && on_the_node() {
-            for process in node::processes_of(&pod.uid().expect("a UID")) {
-                process.signal("KILL");
-            }
-            killed = true;
-        }
-    }
-    assert!(killed || !on_the_node(), "the replica of the login");
-    if !killed {
-        return;
-    }
-    let (_, began) = (login.ended(15).await, Instant::now());
-    let shown = last_line(&login.seen());
-    let sealed = async || list(&lab, &[]).await.first().is_some_and(|one| one["state"] == "Incomplete");
-    eventually("the recording to be closed by another replica", 60, sealed).await;
-    println!("closed {:?} after the kill", began.elapsed());
-    assert!(began.elapsed() < Duration::from_mins(1));
-    let verified = verify(&lab, &connection.id).await;
-    assert!(verified.status.success() && text(&verified.stdout).starts_with("incomplete"), "{verified:?}");
-    let exported = recordings(&lab, &["export", &connection.id, "--format", "raw"]).await;
-    let recorded = last_line(&text(&exported.stdout));
-    println!("{recorded} of {shown} lines are recorded");
-    assert!(recorded + 20 >= shown, "{recorded} of {shown} lines are recorded: more than two seconds are lost");
-    let seen = login.seen();
-    let recorded = text(&exported.stdout);
-    let common = seen.len().min(recorded.len());
-    assert_eq!(recorded.get(..common), seen.get(..common), "what is recorded is what was seen");
 }
 
 /// A GET of the gateway's web page, as the ingress on the node would send it.

@@ -135,43 +135,6 @@ async fn a_wedged_machine_comes_back_with_evidence_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verb_of_the_spec_runs_once() {
-    let lab = Lab::alone("vmonce").await;
-    let machine = Machine::take(&lab).await;
-    script("vm/vm", &["pause"], "").await;
-    machine.create(&lab, "devvm", json!({ "power": { "verb": "Cycle" } })).await;
-    let done = |session: &BreakglassVM| {
-        let power = session.status.as_ref().and_then(|status| status.power.as_ref());
-        power.is_some_and(|power| power.state != PowerState::Running)
-    };
-    let session = lab.until_of("devvm", 120, "done with spec.power", done).await;
-    let power = session.status.as_ref().and_then(|status| status.power.clone()).expect("a power status");
-    assert_eq!(
-        (power.state, power.before.as_deref(), power.after.as_deref()),
-        (PowerState::Succeeded, Some("paused"), Some("running")),
-        "{power:?}"
-    );
-    assert!(power.evidence.is_some_and(|address| address.contains("/evidence/")) && power.finished_at.is_some());
-    let connections = status(
-        &lab.until_of("devvm", 10, "told of the run", |session: &BreakglassVM| {
-            status(session).connections.iter().any(|one| one.remote_address == "spec.power" && one.ended_at.is_some())
-        })
-        .await,
-    )
-    .connections;
-    assert!(connections.iter().any(|one| one.recording.is_some()), "{connections:?}");
-    // A gateway that begins anew finds it done.
-    let before = process();
-    kubectl(&["rollout", "restart", "deployment/sandglass-gateway", "-n", SYSTEM]);
-    kubectl(&["rollout", "status", "deployment/sandglass-gateway", "-n", SYSTEM, "--timeout=90s"]);
-    let open = |session: &BreakglassVM| super::reading::is_open(session);
-    let session = lab.until_of("devvm", 30, "open", open).await;
-    eventually("the machine is back", 60, async || lab.ssh(&session, "true").await.status.success()).await;
-    assert_eq!(process(), before, "it was started a second time");
-    machine.end(&lab, "devvm").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_killed_in_the_middle_of_a_verb_never_has_it_run_twice() {
     let lab = Lab::shared("vmkilled").await;
     let machine = Machine::take(&lab).await;
@@ -244,7 +207,7 @@ async fn a_host_key_that_is_not_pinned_is_refused_with_both_fingerprints() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_of_vault_has_its_own_reason() {
-    let lab = Lab::alone("vmvault").await;
+    let lab = Lab::shared("vmvault").await;
     let machine = Machine::take(&lab).await;
     let kv = |which: &str| may(&format!("secret/data/{}", machine.path(which)), "read");
     let narrow = kv("target") + &kv("hypervisor") + &self_service();
@@ -333,10 +296,11 @@ async fn a_rotated_key_is_fetched_anew_and_a_signed_one_works() {
 async fn the_end_comes_in_the_middle_of_a_shell_and_of_a_verb() {
     let lab = Lab::shared("vmend").await;
     let machine = Machine::take(&lab).await;
-    let session = machine.open(&lab, "devvm", json!({ "ttl": "1m" })).await;
+    let soon = || (chrono::Utc::now() + chrono::TimeDelta::seconds(25)).format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let session = machine.open(&lab, "devvm", json!({ "notAfter": soon() })).await;
     let mut login = lab.stay(&session, "sleep 300").await;
     let expires = status(&session).expires_at.expect("an end");
-    let (ended, at) = login.ended(70).await;
+    let (ended, at) = login.ended(40).await;
     super::reading::assert_cut_in_time(super::reading::since(&expires, at));
     assert_eq!(ended.code(), Some(124), "{}", login.seen());
     assert!(login.last_line().contains("expired"), "{}", login.seen());
@@ -345,12 +309,9 @@ async fn the_end_comes_in_the_middle_of_a_shell_and_of_a_verb() {
     machine.until_gone(&lab, "devvm", 40).await;
 
     script("vm/vm", &["stop-answering"], "").await;
-    let notice = chrono::Utc::now() + chrono::TimeDelta::seconds(40);
-    machine
-        .create(&lab, "verb", json!({ "notAfter": notice.format("%Y-%m-%dT%H:%M:%SZ").to_string(), "power": { "verb": "Reset" } }))
-        .await;
+    machine.create(&lab, "verb", json!({ "notAfter": soon(), "power": { "verb": "Reset" } })).await;
     let begun = |session: &BreakglassVM| session.status.as_ref().is_some_and(|status| status.power.is_some());
-    lab.until_of("verb", 35, "begun", begun).await;
+    lab.until_of("verb", 24, "begun", begun).await;
     let session = machine.until_gone(&lab, "verb", 90).await;
     assert!(open_message(&session).starts_with("Expired"), "{}", open_message(&session));
     let known = |session: &BreakglassVM| {
