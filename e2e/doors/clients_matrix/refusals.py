@@ -171,17 +171,25 @@ def over_plink(setting):
 
 
 def over_asyncssh(setting):
+    """The login is over before anything is asked, and `connection_lost` is told why."""
     import asyncssh
 
     async def ask():
-        async with asyncssh.connect(**asyncssh_options(setting, place=setting.over)) as client:
-            await client.run("true")
+        lost = asyncio.get_running_loop().create_future()
 
-    try:
-        asyncio.run(ask())
-    except asyncssh.DisconnectError as refusal:
-        return f"{type(refusal).__name__}: {refusal}"
-    return not_through("asyncssh")
+        class Client(asyncssh.SSHClient):
+            def connection_lost(self, reason):
+                lost.set_result(reason)
+
+        try:
+            async with asyncssh.connect(client_factory=Client, **asyncssh_options(setting, place=setting.over)) as client:
+                await client.run("true")
+        except asyncssh.Error:
+            return await asyncio.wait_for(lost, 10)
+        return not_through("asyncssh")
+
+    reason = asyncio.run(ask())
+    return setting.line_with(f"{type(reason).__name__}: {reason}", "the session has ended")
 
 
 def tunnel(setting):

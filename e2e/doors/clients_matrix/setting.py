@@ -188,6 +188,7 @@ class Setting:
         for place in (self.open, self.closed, self.over):
             text = text.replace(place.user, "ci.build-42")
         text = text.replace(self.folder, "…")
+        text = re.sub(rf"\bport {self.open.port}\b", "port 22", text)
         return re.sub(rf"\[?{re.escape(self.open.host)}\]?(:{self.open.port})?", "debug.example.com", text)
 
     def version(self, command, pattern):
