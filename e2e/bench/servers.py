@@ -24,8 +24,8 @@ SSHD = "/usr/sbin/sshd"
 STORE = f"{os.path.dirname(HERE)}/store/s3"
 POD_UID = "11111111-2222-3333-4444-555555555555"
 TOKEN = "token-of-the-pod"
-# What OpenSSH's client asks for first when it is told nothing; and the one that processors have instructions for.
-CIPHER, AES = "chacha20-poly1305@openssh.com", "aes256-gcm@openssh.com"
+# What `kubectl sandglass server-config` puts first; and what OpenSSH's client asks for first when it is told nothing.
+CIPHER, CHACHA20 = "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"
 KEY_EXCHANGE = "curve25519-sha256"
 # $1: the other /etc/passwd. What follows is the command.
 IN_NAMESPACE = 'mount --bind "$1" /etc/passwd && shift && exec "$@"'
@@ -204,7 +204,7 @@ class Servers:
         lines += [
             "Host *", "  HostName 127.0.0.1", f"  IdentityFile {self.path('id')}", "  IdentitiesOnly yes", "  IdentityAgent none",
             "  BatchMode yes", f"  UserKnownHostsFile {self.path('known_hosts')}", "  GlobalKnownHostsFile none", "  StrictHostKeyChecking yes",
-            f"  Ciphers {CIPHER},{AES}", f"  KexAlgorithms {KEY_EXCHANGE}", "  HostKeyAlgorithms ssh-ed25519", "  Compression no",
+            f"  Ciphers {CIPHER},{CHACHA20}", f"  KexAlgorithms {KEY_EXCHANGE}", "  HostKeyAlgorithms ssh-ed25519", "  Compression no",
             "  UpdateHostKeys no", "  ControlMaster no", "  ControlPath none", "  LogLevel ERROR",
             # From OpenSSH 9.5 keystrokes wait for a clock of 20 ms, which would hide what is measured.
             "  IgnoreUnknown ObscureKeystrokeTiming", "  ObscureKeystrokeTiming no", ""]

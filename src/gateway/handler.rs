@@ -63,6 +63,7 @@ impl Client {
     }
 
     /// The first refusal of a connection waits for news, whatever its reason: who has no access learns nothing from how long it takes.
+    /// To be boxed: what it holds meanwhile would be part of the connection's task for as long as that lives.
     async fn decide(&mut self, user: &str, credential: &Credential) -> Result<Login, Denied> {
         self.tried.store(true, std::sync::atomic::Ordering::Relaxed);
         let session = ObjectName::from_ssh_user(user).ok_or(Denied::Unknown)?;
@@ -76,7 +77,7 @@ impl Client {
 
     async fn answer(&mut self, user: &str, credential: &Credential) -> Auth {
         let fingerprint = credential.fingerprint();
-        match self.decide(user, credential).await {
+        match Box::pin(self.decide(user, credential)).await {
             Ok(login) => {
                 info!(connection = self.connection.id, peer = %self.connection.peer, session = %login.session, fingerprint, "login");
                 self.connection.decided(credential, None);
@@ -148,7 +149,7 @@ impl Handler for Client {
         // A hint only: the decision follows the signature. Certificates offer their inner key here, so that with trusted CAs
         // every key may go on to be signed.
         let credential = Credential::Key(offer.public_key.clone());
-        let decision = self.decide(user, &credential).await;
+        let decision = Box::pin(self.decide(user, &credential)).await;
         let has_access = decision.as_ref().map_or_else(Denied::is_over, |_| true);
         let welcome = has_access || !self.connection.gateway.configuration.user_certificate_authorities.is_empty();
         if let Err(reason) = decision
@@ -164,12 +165,12 @@ impl Handler for Client {
         if matches!(key.algorithm, russh::keys::Algorithm::Rsa { hash: None }) {
             return Ok(Auth::reject());
         }
-        Ok(self.answer(user, &Credential::Key(key.public_key.clone())).await)
+        Ok(Box::pin(self.answer(user, &Credential::Key(key.public_key.clone()))).await)
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Outcome<Auth> {
         let credential = Credential::Certificate(Box::new(certificate.clone()), (self.connection.gateway.now)());
-        Ok(self.answer(user, &credential).await)
+        Ok(Box::pin(self.answer(user, &credential)).await)
     }
 
     async fn auth_succeeded(&mut self, session: &mut Session) -> Outcome {
