@@ -77,7 +77,7 @@ impl Client {
 
     async fn answer(&mut self, user: &str, credential: &Credential) -> Auth {
         let fingerprint = credential.fingerprint();
-        match Box::pin(self.decide(user, credential)).await {
+        match self.decide(user, credential).await {
             Ok(login) => {
                 info!(connection = self.connection.id, peer = %self.connection.peer, session = %login.session, fingerprint, "login");
                 self.connection.decided(credential, None);
