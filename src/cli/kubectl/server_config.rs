@@ -119,7 +119,7 @@ impl Server {
         self.keys.iter().map(|key| format!("{name} {key}")).collect()
     }
 
-    /// A block for `~/.ssh/config`; then `ssh NAMESPACE.NAME@sandglass` gets in. AES comes first: by itself ssh asks for ChaCha20, which
+    /// A block for `~/.ssh/config`; then `ssh NAMESPACE.NAME@sandglass` gets in. AES comes first: what ssh asks for first by itself
     /// is slower where processors have instructions for AES (docs/benchmarks.md).
     fn ssh_config(&self) -> String {
         let Address { host, port } = &self.address;
