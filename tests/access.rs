@@ -7,8 +7,8 @@ mod support;
 use chrono::{TimeDelta, Utc};
 use futures_util::{SinkExt, StreamExt};
 use prometheus_client::registry::Registry;
-use sandglass::api::DebugSession;
 use sandglass::api::session::LinkState;
+use sandglass::api::{AnySession, BreakglassVM, DebugSession};
 use sandglass::gateway::EXIT_CUT;
 use sandglass::gateway::report::Event;
 use sandglass::link::CONTROL_PATH;
@@ -64,6 +64,22 @@ fn logins(bench: &Bench, outcome: &str) -> u64 {
     metrics.lines().find_map(|line| line.strip_prefix(&series)).expect("the metric").parse().expect("a number")
 }
 
+/// A recovery with the name of the bench's session, for another key.
+fn somebody_elses_recovery() -> BreakglassVM {
+    let key = support::new_key().public_key().to_openssh().expect("encoded");
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "sandglass.dev/v1alpha1", "kind": "BreakglassVM",
+        "metadata": { "name": "build-42", "namespace": "ci", "uid": "another", "creationTimestamp": Utc::now().to_rfc3339() },
+        "spec": {
+            "target": { "address": "192.0.2.1", "user": "root", "hostKeys": [key] },
+            "vault": { "address": "https://192.0.2.2:8200", "caBundle": "pem", "role": "r",
+                "targetKey": { "kv": { "mount": "secret", "path": "p", "field": "f" } } },
+            "requester": "somebody", "access": { "authorizedKeys": [key] }
+        }
+    }))
+    .expect("an object")
+}
+
 /// Over, ended by hand, never opened: whoever proves a key of the session is told; a stranger is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_comes_too_late_is_told_why() {
@@ -92,7 +108,10 @@ async fn whoever_comes_too_late_is_told_why() {
         for _ in 0..4 {
             assert!(text(&bench.run(&["true"], b"").await.stderr).contains(reason));
         }
-        eventually("five refusals to be counted", || logins(&bench, "Denied") == 5).await;
+        // A recovery of the same name, which lists another key, is looked at first and hides nothing.
+        bench.gateway.directory.put(AnySession::Vm(Box::new(somebody_elses_recovery())));
+        assert!(text(&bench.run(&["true"], b"").await.stderr).contains(reason));
+        eventually("six refusals to be counted", || logins(&bench, "Denied") == 6).await;
         assert_eq!(logins(&bench, "Accepted"), 0);
         let stranger = bench
             .script(r#"ssh-keygen -q -t ed25519 -N '' -f $D/other; sed "s|IdentityFile .*|IdentityFile $D/other|" $D/ssh_config > $D/c; command ssh -F $D/c s true"#)
@@ -228,6 +247,18 @@ async fn certificates_get_in_by_their_principals_and_within_their_limits() {
             certify ca -n octocat -V -1m:+5m -O clear; [ "$(enter s echo plain)" = plain ]; ! enter -o LogLevel=INFO -W 127.0.0.1:1 s 2> $D/forward; grep -q LocalForward $D/forward
             enter -tt s tty > $D/tty 2>&1 || true; ! grep -q /dev/pts $D/tty
             "#,
+        )
+        .await;
+    succeeded(&output);
+    // When the session is over, a certificate that would have counted is told so, and no other one.
+    bench.change_session(|session| session.spec.end = true);
+    let output = bench
+        .script(
+            r"
+            said() { command ssh -F $D/c$1 s true < /dev/null 2>&1 || true; }
+            said 1 | grep 'the session has ended: EndRequested'
+            said 3 | grep 'Permission denied (publickey)'
+            ",
         )
         .await;
     succeeded(&output);
