@@ -62,6 +62,29 @@ step() { # TITLE COMMAND...
 	printf '%s      done in %d s%s%s\n' "$GREEN" "$(since "$began")" "$PLAIN" "$(closing_words "$STEP_LOG")"
 }
 
+declare -A BEGUN=()
+
+# Starts a program beside the steps that follow; `step TITLE joined NAME` waits for its end.
+begin() { # NAME PROGRAM...
+	local name=$1
+	shift
+	mkdir -p "$WORK/log"
+	rm -f "$WORK/log/$name.ended"
+	set -m
+	# Told to end, it waits for the program, which may clean up.
+	{ set +e; trap : TERM; "$@"; echo $? >"$WORK/log/$name.ended"; } >"$WORK/log/$name.beside" 2>&1 </dev/null &
+	set +m
+	BEGUN[$name]=$!
+}
+
+# Its output so far and as it comes, and its exit status.
+joined() { # NAME
+	local log=$WORK/log/$1.beside ended=$WORK/log/$1.ended
+	if [ -e "$ended" ]; then cat "$log"; else tail -n +1 -f --pid="${BEGUN[$1]}" "$log"; fi
+	[ -e "$ended" ] || { echo "$1 was killed"; return 1; }
+	return "$(cat "$ended")"
+}
+
 # A process and all below it, and what each of their threads waits for in the kernel.
 what_waits() { # PID
 	local pid task
@@ -78,8 +101,17 @@ below() { # PID
 	for child in $(ps -o pid= --ppid "$1"); do below "$child"; done
 }
 
-# Ends the step that runs, with everything it started.
-stop_step() { [ -z "$STEP_PID" ] || kill -TERM -- "-$STEP_PID" 2>/dev/null || true; }
+# Ends the step that runs and what was begun beside it, with everything they started.
+stop_step() {
+	local name
+	[ -z "$STEP_PID" ] || kill -TERM -- "-$STEP_PID" 2>/dev/null || true
+	for name in "${!BEGUN[@]}"; do
+		[ -e "$WORK/log/$name.ended" ] || kill -TERM -- "-${BEGUN[$name]}" 2>/dev/null || true
+	done
+	for name in "${!BEGUN[@]}"; do # what cleans up must not meet the next run
+		timeout 60 tail -f --pid="${BEGUN[$name]}" /dev/null || kill -KILL -- "-${BEGUN[$name]}" 2>/dev/null || true
+	done
+}
 trap stop_step EXIT
 trap 'exit 130' INT TERM
 

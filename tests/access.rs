@@ -12,6 +12,7 @@ use sandglass::api::{AnySession, BreakglassVM, DebugSession};
 use sandglass::gateway::EXIT_CUT;
 use sandglass::gateway::report::Event;
 use sandglass::link::CONTROL_PATH;
+use sandglass::link::client::Dialer;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use support::{Bench, Options, eventually, succeeded, text};
@@ -331,7 +332,8 @@ async fn the_link_takes_only_the_sessions_own_pod() {
         assert!(refused.contains("403") || refused.contains("401"), "{refused}");
         assert!(bearer.is_empty() || !refused.contains(bearer), "the token is not repeated: {refused}");
     }
-    let refused = support::dial_link(&bench, "/link/v1/channel", "guessed-ticket").await.expect_err("refused");
+    let dialer = Dialer::new(&bench.certificate_authority).expect("a dialer");
+    let refused = dialer.channel(bench.link, "guessed-ticket").await.expect_err("refused").to_string();
     assert!(refused.contains("403"), "{refused}");
     // The right token, but the session does not name the pod any more.
     bench.change_session(|session| session.status.as_mut().expect("status").session.pod = None);
@@ -443,9 +445,10 @@ async fn a_pod_cannot_reach_a_users_ssh_agent_unasked() {
             break ticket;
         }
     };
-    let mut channel = support::dial_link(&bench, "/link/v1/channel", &ticket).await.expect("channel");
+    let dialer = Dialer::new(&bench.certificate_authority).expect("a dialer");
+    let (mut channel, _receiver) = dialer.channel(bench.link, &ticket).await.expect("channel").split();
     for number in 0..100_u64 {
-        channel.send(Message::Binary(frame::encode(frame::AGENT_CONNECTION, &number.to_be_bytes()))).await.expect("sent");
+        channel.send(frame::encode(frame::AGENT_CONNECTION, &number.to_be_bytes())).await.expect("sent");
     }
     // Nothing is opened for it: the next message about a channel would be an Open.
     let asked = async {

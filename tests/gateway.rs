@@ -297,6 +297,15 @@ async fn the_tail_of_a_terminal_reaches_a_slow_reader() {
     assert_eq!(child.wait().expect("ended").code(), Some(0));
 }
 
+/// What a program wrote is on its way when it ends, and so is input that it never read: the one must not take back the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn input_that_nobody_reads_costs_no_output() {
+    let bench = Bench::start(Options::default()).await;
+    // The reader begins long after the program has ended: 30 MB fit into nobody's buffers, so the last of them wait at the agent.
+    let output = bench.script("set +e; yes | ssh s 'head -c 30000000 /dev/zero; exit 3' | (sleep 2; wc -c); echo ${PIPESTATUS[1]}").await;
+    assert_eq!(text(&output.stdout), "30000000\n3\n", "{}", text(&output.stderr));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_does_not_read_dies_with_its_channel() {
     let bench = Bench::start(Options::default()).await;

@@ -1,4 +1,4 @@
-//! One SSH channel's WebSocket: a process, a TCP connection, or a connection to the forwarded ssh-agent.
+//! One SSH channel's socket: a process, a TCP connection, or a connection to the forwarded ssh-agent.
 
 use super::environment::Environment;
 use super::launch::{Running, Streams, launch};
@@ -8,20 +8,14 @@ use super::{forward, supervisor, terminal};
 use crate::link::client::{Serve, Socket};
 use crate::link::frame;
 use crate::link::message::{Exit, Process, Size, Start};
+use crate::link::socket::{Receiver, Sender};
 use bytes::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
-
-/// The outgoing half of a channel's socket.
-pub type Sink = SplitSink<Socket, Message>;
-type Incoming = SplitStream<Socket>;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -69,15 +63,15 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
 
 /// Bytes both ways, with half-closes, until both directions ended or the socket broke.
 async fn bridge(socket: Socket, reader: impl Source, mut writer: impl AsyncWrite + Unpin) {
-    let (mut sink, mut incoming) = socket.split();
+    let (mut sender, mut receiver) = socket.split();
     let outgoing = async {
-        pump(reader, frame::STDOUT, &mut sink).await?;
-        sink.send(binary(frame::encode(frame::CLOSE, &[frame::STDOUT]))).await.map_err(std::io::Error::other)?;
-        Ok(sink)
+        pump(reader, frame::STDOUT, &mut sender).await?;
+        sender.send(frame::encode(frame::CLOSE, &[frame::STDOUT])).await?;
+        Ok(sender)
     };
     let inward = async {
-        while let Some(Ok(message)) = incoming.next().await {
-            match decode(message) {
+        while let Some(frame) = receiver.next().await {
+            match frame::decode(frame) {
                 Some((frame::STDIN, data)) => writer.write_all(&data).await?,
                 Some((frame::CLOSE, _)) => return writer.shutdown().await,
                 _ => {}
@@ -86,8 +80,8 @@ async fn bridge(socket: Socket, reader: impl Source, mut writer: impl AsyncWrite
         Err(std::io::ErrorKind::ConnectionAborted.into())
     };
     // A broken direction ends both; a finished one waits for the other.
-    if let Ok((mut sink, ())) = tokio::try_join!(outgoing, inward) {
-        let _ = sink.close().await;
+    if let Ok((mut sender, ())) = tokio::try_join!(outgoing, inward) {
+        sender.close().await;
     }
 }
 
@@ -95,8 +89,9 @@ async fn serve_process(socket: Socket, process: &Process, shells: &Shells) {
     match start_process(process, shells).await {
         Ok((running, listener)) => carry(socket, running, listener, process.keystrokes).await,
         Err(failure) => {
-            let (sink, _) = socket.split();
-            finish(&tokio::sync::Mutex::new(sink), &Exit::Failed(format!("failed to start a process in the pod: {failure}"))).await;
+            let (sender, mut receiver) = socket.split();
+            finish(&tokio::sync::Mutex::new(sender), &Exit::Failed(format!("failed to start a process in the pod: {failure}"))).await;
+            receiver.drain().await;
         }
     }
 }
@@ -108,42 +103,46 @@ async fn start_process(process: &Process, shells: &Shells) -> std::io::Result<(R
 }
 
 /// Tells how the process ended and closes the channel.
-async fn finish(sink: &tokio::sync::Mutex<Sink>, exit: &Exit) {
-    let mut sink = sink.lock().await;
+async fn finish(sender: &tokio::sync::Mutex<Sender>, exit: &Exit) {
+    let mut sender = sender.lock().await;
     let status = serde_json::to_vec(exit).unwrap_or_default();
-    let _ = sink.send(binary(frame::encode(frame::STATUS, &status))).await;
-    let _ = sink.close().await;
+    let _ = sender.send(frame::encode(frame::STATUS, &status)).await;
+    sender.close().await;
 }
 
 async fn carry(socket: Socket, running: Running, listener: Option<forward::Listener>, keystrokes: bool) {
     let Running { control, streams } = running;
-    let (sink, incoming) = socket.split();
-    let sink = tokio::sync::Mutex::new(sink);
+    let (sender, mut receiver) = socket.split();
+    let sender = tokio::sync::Mutex::new(sender);
     let (mut from_supervisor, to_supervisor) = control.into_split();
     let connections = async {
         match &listener {
-            Some(listener) => listener.announce(&sink).await,
+            Some(listener) => listener.announce(&sender).await,
             None => std::future::pending().await,
         }
     };
     // Told by a queue of their own: a stalled output must not hold up what is typed.
     let (typed, told) = keystrokes.then(|| mpsc::channel::<Bytes>(KEYSTROKES_WAITING)).unzip();
-    let keys = tell(told, &sink);
+    let keys = tell(told, &sender);
     let finished = async {
-        let exit = output(&streams, &mut from_supervisor, &sink).await;
-        finish(&sink, &exit).await;
+        let exit = output(&streams, &mut from_supervisor, &sender).await;
+        finish(&sender, &exit).await;
     };
     // Whichever comes first drops the rest, and with it the supervisor's socket: everything of the channel dies.
-    tokio::select! {
-        () = finished => {}
-        () = input(&streams, incoming, to_supervisor, typed.as_ref()) => {}
-        () = keys => {}
-        () = connections => {}
+    let has_ended = tokio::select! {
+        () = finished => true,
+        () = input(&streams, &mut receiver, to_supervisor, typed.as_ref()) => false,
+        () = keys => false,
+        () = connections => false,
+    };
+    drop((from_supervisor, streams));
+    if has_ended {
+        receiver.drain().await;
     }
 }
 
 /// Sends output until the program has ended and its output is drained; gives how it ended.
-async fn output(streams: &Streams, from_supervisor: &mut tokio::net::unix::OwnedReadHalf, sink: &tokio::sync::Mutex<Sink>) -> Exit {
+async fn output(streams: &Streams, from_supervisor: &mut tokio::net::unix::OwnedReadHalf, sender: &tokio::sync::Mutex<Sender>) -> Exit {
     let ended = async {
         let mut message = Vec::new();
         let mut chunk = [0; 512];
@@ -163,10 +162,10 @@ async fn output(streams: &Streams, from_supervisor: &mut tokio::net::unix::Owned
                 exited.notify_one();
                 exit
             };
-            tokio::join!(ended, pump_terminal(master, sink, &exited)).0
+            tokio::join!(ended, pump_terminal(master, sender, &exited)).0
         }
         Streams::Pipes { stdout, stderr, .. } => {
-            let copies = async { tokio::join!(pump_shared(stdout, frame::STDOUT, sink), pump_shared(stderr, frame::STDERR, sink)) };
+            let copies = async { tokio::join!(pump_shared(stdout, frame::STDOUT, sender), pump_shared(stderr, frame::STDERR, sender)) };
             // As sshd does: whoever inherited the pipes may still write; the channel ends at their end of file.
             let (exit, _) = tokio::join!(ended, copies);
             exit
@@ -193,11 +192,11 @@ fn parse_exit(message: &[u8], at_end: bool) -> Option<Exit> {
 const INPUT_WAITING: usize = 8;
 
 /// Tells what was typed with the echo on; for ever.
-async fn tell(told: Option<mpsc::Receiver<Bytes>>, sink: &tokio::sync::Mutex<Sink>) {
+async fn tell(told: Option<mpsc::Receiver<Bytes>>, sender: &tokio::sync::Mutex<Sender>) {
     if let Some(mut told) = told {
         while let Some(keys) = told.recv().await {
-            let frame = binary(frame::encode(frame::KEYSTROKES, &keys));
-            if sink.lock().await.send(frame).await.is_err() {
+            let frame = frame::encode(frame::KEYSTROKES, &keys);
+            if sender.lock().await.send(frame).await.is_err() {
                 break;
             }
         }
@@ -212,7 +211,7 @@ const KEYSTROKES_WAITING: usize = 64;
 /// side.
 async fn input(
     streams: &Streams,
-    mut incoming: Incoming,
+    receiver: &mut Receiver,
     mut to_supervisor: tokio::net::unix::OwnedWriteHalf,
     typed: Option<&mpsc::Sender<Bytes>>,
 ) {
@@ -225,9 +224,9 @@ async fn input(
             end_input(streams).await;
         }
         tokio::select! {
-            message = incoming.next(), if waiting.len() < INPUT_WAITING => {
-                let Some(Ok(message)) = message else { return };
-                match decode(message) {
+            frame = receiver.next(), if waiting.len() < INPUT_WAITING => {
+                let Some(frame) = frame else { return };
+                match frame::decode(frame) {
                     Some((frame::STDIN, data)) if !closed => waiting.push_back(data),
                     Some((frame::CLOSE, _)) => ended = true,
                     Some((frame::RESIZE, data)) => drop(serde_json::from_slice::<Size>(&data).map(|size| streams.resize(size))),
@@ -287,17 +286,6 @@ async fn end_input(streams: &Streams) {
 /// Closes the pipe under tokio's feet by putting /dev/null in its place: the sender itself lives as long as the channel.
 fn close_pipe(stdin: &tokio::net::unix::pipe::Sender) {
     super::fork::replace_by_null(stdin.as_fd());
-}
-
-fn decode(message: Message) -> Option<(u8, Bytes)> {
-    match message {
-        Message::Binary(data) => frame::decode(data),
-        _ => None,
-    }
-}
-
-fn binary(frame: Bytes) -> Message {
-    Message::Binary(frame)
 }
 
 #[cfg(test)]

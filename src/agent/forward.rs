@@ -1,7 +1,7 @@
 //! `ssh -A`: a private socket for the process; each connection to it becomes a channel back to the user's own ssh-agent.
 
 use crate::link::frame;
-use futures_util::SinkExt;
+use crate::link::socket::Sender;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio_tungstenite::tungstenite::Message;
 
 /// How long a connection waits for its channel.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -75,7 +74,7 @@ impl Listener {
     }
 
     /// Tells the gateway of each connection, for ever; returns when the channel is gone.
-    pub async fn announce(&self, sink: &tokio::sync::Mutex<impl SinkExt<Message> + Unpin>) {
+    pub async fn announce(&self, sender: &tokio::sync::Mutex<Sender>) {
         while let Ok((stream, _)) = self.socket.accept().await {
             let Some(number) = self.pending.put(stream) else { continue };
             let pending = self.pending.clone();
@@ -85,7 +84,7 @@ impl Listener {
                 pending.take(number);
             });
             let frame = frame::encode(frame::AGENT_CONNECTION, &number.to_be_bytes());
-            if sink.lock().await.send(Message::Binary(frame)).await.is_err() {
+            if sender.lock().await.send(frame).await.is_err() {
                 return;
             }
         }

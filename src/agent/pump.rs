@@ -1,22 +1,20 @@
 //! From where output comes to the channel's socket: gathered to large frames, read without waiting into the frame itself.
 
-use super::channel::Sink;
 use crate::link::frame;
+use crate::link::socket::Sender;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::SinkExt;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio_tungstenite::tungstenite::Message;
 
 /// Smallest free space worth a read: below it the frame is sent and a new one begun.
 const READ_SIZE: usize = 32 * 1024;
 
 /// Sends everything of `source` until its end of file.
-pub async fn pump(mut source: impl Source, stream: u8, sink: &mut Sink) -> std::io::Result<()> {
+pub async fn pump(mut source: impl Source, stream: u8, sender: &mut Sender) -> std::io::Result<()> {
     let mut buffer = BytesMut::new();
     while let Some(frame) = next_frame(&mut source, stream, &mut buffer).await? {
-        sink.send(Message::Binary(frame)).await.map_err(std::io::Error::other)?;
+        sender.send(frame).await?;
     }
     Ok(())
 }
@@ -29,7 +27,7 @@ const TAIL_FRAMES: u32 = 64;
 /// As [`pump_shared`]; once the program has `exited`, only what it left behind.
 pub async fn pump_terminal(
     mut master: &AsyncFd<OwnedFd>,
-    sink: &tokio::sync::Mutex<Sink>,
+    sender: &tokio::sync::Mutex<Sender>,
     exited: &tokio::sync::Notify,
 ) -> std::io::Result<()> {
     let mut buffer = BytesMut::new();
@@ -46,17 +44,17 @@ pub async fn pump_terminal(
         };
         let Some(frame) = frame else { return Ok(()) };
         // However slow the user's line: what was written is delivered.
-        sink.lock().await.send(Message::Binary(frame)).await.map_err(std::io::Error::other)?;
+        sender.lock().await.send(frame).await?;
         left = left.map(|frames| frames - 1);
     }
     Ok(())
 }
 
 /// As [`pump`], beside others that use the socket.
-pub async fn pump_shared(mut source: impl Source, stream: u8, sink: &tokio::sync::Mutex<Sink>) -> std::io::Result<()> {
+pub async fn pump_shared(mut source: impl Source, stream: u8, sender: &tokio::sync::Mutex<Sender>) -> std::io::Result<()> {
     let mut buffer = BytesMut::new();
     while let Some(frame) = next_frame(&mut source, stream, &mut buffer).await? {
-        sink.lock().await.send(Message::Binary(frame)).await.map_err(std::io::Error::other)?;
+        sender.lock().await.send(frame).await?;
     }
     Ok(())
 }

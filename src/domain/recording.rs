@@ -85,7 +85,7 @@ pub struct S3 {
 }
 
 /// A bucket of Google Cloud Storage.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gcs {
     /// Name of the bucket.
@@ -93,10 +93,19 @@ pub struct Gcs {
     /// File with the service account's key. Default: the identity of the pod.
     #[serde(default)]
     pub service_account: Option<PathBuf>,
+    /// Address of the server, where it is not Google's public one: `https://storage.example.com`.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// As [`S3::allow_http`].
+    #[serde(default)]
+    pub allow_http: bool,
+    /// As [`S3::certificate_authorities`].
+    #[serde(default)]
+    pub certificate_authorities: Option<PathBuf>,
 }
 
 /// A container of Azure Blob Storage.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Azure {
     /// Name of the storage account.
@@ -106,6 +115,15 @@ pub struct Azure {
     /// File with the account's key. Default: the identity of the pod.
     #[serde(default)]
     pub access_key: Option<PathBuf>,
+    /// Address of the account, where it is not below `blob.core.windows.net`: `https://account.blob.core.usgovcloudapi.net`.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// As [`S3::allow_http`].
+    #[serde(default)]
+    pub allow_http: bool,
+    /// As [`S3::certificate_authorities`].
+    #[serde(default)]
+    pub certificate_authorities: Option<PathBuf>,
 }
 
 fn default_region() -> String {
@@ -162,10 +180,18 @@ impl Store {
                 return Err(refuse(format!("recording.store.{field}"), "must not be empty"));
             }
         }
-        if let Some(S3 { endpoint: Some(endpoint), allow_http, .. }) = &self.s3
-            && !(endpoint.starts_with("https://") || *allow_http && endpoint.starts_with("http://"))
-        {
-            return Err(refuse("recording.store.s3.endpoint", "must begin with https://, or with http:// and allowHttp: true"));
+        let endpoints = [
+            ("s3", self.s3.as_ref().map(|s3| (&s3.endpoint, s3.allow_http))),
+            ("gcs", self.gcs.as_ref().map(|gcs| (&gcs.endpoint, gcs.allow_http))),
+            ("azure", self.azure.as_ref().map(|azure| (&azure.endpoint, azure.allow_http))),
+        ];
+        for (kind, endpoint) in endpoints {
+            if let Some((Some(endpoint), allow_http)) = endpoint
+                && !(endpoint.starts_with("https://") || allow_http && endpoint.starts_with("http://"))
+            {
+                let field = format!("recording.store.{kind}.endpoint");
+                return Err(refuse(field, "must begin with https://, or with http:// and allowHttp: true"));
+            }
         }
         if self.directory.as_ref().is_some_and(|directory| !directory.is_absolute()) {
             return Err(refuse("recording.store.directory", "must be an absolute path"));
@@ -220,6 +246,8 @@ mod tests {
             ("{ store: { s3: { bucket: b }, directory: /x } }", "exactly one of"),
             ("{ store: { s3: { bucket: '' } } }", "recording.store.s3.bucket"),
             ("{ store: { s3: { bucket: b, endpoint: 'http://x' } } }", "recording.store.s3.endpoint"),
+            ("{ store: { gcs: { bucket: b, endpoint: 'http://x' } } }", "recording.store.gcs.endpoint"),
+            ("{ store: { azure: { account: a, container: c, endpoint: 'x' } } }", "recording.store.azure.endpoint"),
             ("{ store: { directory: here } }", "recording.store.directory"),
             ("{ mode: Off, store: { directory: /x } }", "recording.store"),
             ("{ store: { directory: /x }, prefix: /a }", "recording.prefix"),

@@ -1,4 +1,4 @@
-//! One SSH channel: a task of its own between the user's side ([`Shared`], [`Output`]) and a WebSocket of the pod's agent.
+//! One SSH channel: a task of its own between the user's side ([`Shared`], [`Output`]) and a socket of the pod's agent.
 
 use super::connection::{Connection, Login};
 use super::handler::MOST_CHANNELS;
@@ -13,17 +13,14 @@ use super::{EXIT_CUT, EXIT_NOT_STARTED};
 use crate::link::frame;
 use crate::link::message::{Exit, Size, Start};
 use crate::link::registry::{CancelGuard, OpenChannel};
-use crate::link::server::ChannelSocket;
+use crate::link::socket::{Receiver, Sender, Socket};
 use crate::recording::audit::Ending;
 use crate::recording::recorder::Stopped;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
 use russh::ChannelOpenFailure;
 use russh::server::{ChannelOpenHandle, Handle};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 /// Signals that wait to be passed on; more are dropped.
@@ -91,9 +88,6 @@ pub struct Channel {
     /// What the user is told at the beginning, at a terminal.
     pub note: Option<String>,
 }
-
-type Sink = SplitSink<ChannelSocket, Message>;
-type Incoming = SplitStream<ChannelSocket>;
 
 impl Channel {
     /// Runs a process in the pod, or a power verb through it, for the user: from waiting for the pod to the exit status.
@@ -199,14 +193,14 @@ impl Channel {
     }
 
     /// Carries frames both ways until the process ended; `None` when the pod's side broke.
-    async fn bridge(&mut self, socket: ChannelSocket, pod: &str) -> Option<Exit> {
-        let (sink, incoming) = socket.split();
+    async fn bridge(&mut self, socket: Socket, pod: &str) -> Option<Exit> {
+        let (sender, receiver) = socket.split();
         let Self { connection, shared, ends, output, handle, agent_forward, .. } = self;
         let forward =
             agent_forward.then(|| AgentForward { connection: Arc::clone(connection), handle: handle.clone(), pod: pod.to_owned() });
         tokio::select! {
-            exit = outward(incoming, output, connection, forward) => exit,
-            never = inward(sink, shared, ends, output.sight()) => match never {},
+            exit = outward(receiver, output, connection, forward) => exit,
+            never = inward(sender, shared, ends, output.sight()) => match never {},
             never = notices(connection, output) => match never {},
         }
     }
@@ -262,11 +256,10 @@ impl Channel {
 }
 
 /// From the pod to the user, until the process's status or the end of the stream.
-async fn outward(mut incoming: Incoming, output: &Output, connection: &Connection, forward: Option<AgentForward>) -> Option<Exit> {
-    while let Some(Ok(message)) = incoming.next().await {
+async fn outward(mut receiver: Receiver, output: &Output, connection: &Connection, forward: Option<AgentForward>) -> Option<Exit> {
+    while let Some(frame) = receiver.next().await {
         connection.touch();
-        let Message::Binary(data) = message else { continue };
-        let Some((stream, payload)) = frame::decode(data) else { continue };
+        let Some((stream, payload)) = frame::decode(frame) else { continue };
         match stream {
             _ if payload.is_empty() => {}
             frame::STDOUT => output.send(Stream::Out, payload).await.ok()?,
@@ -286,7 +279,7 @@ async fn outward(mut incoming: Incoming, output: &Output, connection: &Connectio
 }
 
 /// From the user to the pod. Never ends by itself: the process's end, or the channel's, does.
-async fn inward(mut sink: Sink, shared: &Shared, ends: &mut Ends, sight: &Sight) -> std::convert::Infallible {
+async fn inward(mut sender: Sender, shared: &Shared, ends: &mut Ends, sight: &Sight) -> std::convert::Infallible {
     let inbox = &shared.inbox;
     let mut open = true;
     loop {
@@ -314,7 +307,7 @@ async fn inward(mut sink: Sink, shared: &Shared, ends: &mut Ends, sight: &Sight)
             },
             else => std::future::pending().await,
         };
-        if sink.send(Message::Binary(frame)).await.is_err() {
+        if sender.send(frame).await.is_err() {
             return std::future::pending().await;
         }
     }

@@ -7,16 +7,14 @@ use crate::link::frame;
 use crate::link::message::{Exit, Start};
 use crate::link::record::{Capture, Ending, Outcome, Parsed, Parser};
 use crate::link::registry::OpenChannel;
-use crate::link::server::ChannelSocket;
+use crate::link::socket::Socket;
 use crate::recording::audit::AuditEvent;
 use crate::recording::evidence::{Evidence, Kept};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
 
 /// Longest run; docs/hypervisor.md says that the hypervisor's own limits must be shorter.
 const LONGEST: Duration = Duration::from_mins(10);
@@ -90,10 +88,10 @@ async fn follow(gateway: Arc<Gateway>, pod: String, mut run: Run) -> Ended {
 
 impl Run {
     /// Until the stream ends; gives how the hypervisor's program did.
-    async fn read(&mut self, mut socket: ChannelSocket) -> Exit {
-        while let Some(Ok(message)) = socket.next().await {
-            let Message::Binary(data) = message else { continue };
-            match frame::decode(data) {
+    async fn read(&mut self, socket: Socket) -> Exit {
+        let (_sender, mut receiver) = socket.split();
+        while let Some(frame) = receiver.next().await {
+            match frame::decode(frame) {
                 Some((frame::POWER, piece)) => self.take(&piece).await,
                 Some((frame::STDERR, words)) => self.say(String::from_utf8_lossy(&words).trim_end()),
                 Some((frame::STATUS, status)) => {

@@ -1,4 +1,4 @@
-//! Frames on a channel's WebSocket: binary, the first byte says which stream, as in Kubernetes' remote command
+//! Frames on a channel's socket: the first byte says which stream, as in Kubernetes' remote command
 //! protocol `v5.channel.k8s.io` (KEP-4006); [`SIGNAL`], [`AGENT_CONNECTION`] and what follows it are ours.
 
 use bytes::{Bytes, BytesMut};

@@ -17,7 +17,7 @@ pub enum ToAgent {
     },
     /// Dial a channel with this ticket and serve `start` on it.
     Open {
-        /// Single-use, short-lived bearer of the channel's WebSocket.
+        /// Single-use, short-lived bearer of the channel.
         ticket: String,
         /// What to run.
         start: Start,

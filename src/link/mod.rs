@@ -13,16 +13,18 @@ pub mod server;
 pub mod settings;
 #[cfg(feature = "server")]
 pub mod signals;
+pub mod socket;
 #[cfg(feature = "server")]
 pub mod tls;
 
 /// Path of the control WebSocket: one per agent and gateway replica.
 pub const CONTROL_PATH: &str = "/link/v1/control";
-/// Path of a channel's WebSocket: one per SSH channel.
+/// Path of a channel: one per SSH channel.
 pub const CHANNEL_PATH: &str = "/link/v1/channel";
+/// What a channel's connection is upgraded to: see [`socket`].
+pub const CHANNEL_PROTOCOL: &str = "sandglass-channel";
 
-/// What TLS encrypts before it waits for the network, at most. A whole frame has room: what it leaves behind of one is moved to the front of the
-/// WebSocket's buffer, each time.
+/// What TLS encrypts before it waits for the network, at most: a whole frame has room.
 const WRITE_BUFFER: usize = 2 * frame::FULL;
 
 /// Finds out about a peer whose machine is gone: its socket would otherwise stay open, and whoever waits for it with it.

@@ -1,7 +1,7 @@
 //! Which pods are linked to this replica, and the tickets of channels that are being opened.
 
 use super::message::{Start, ToAgent};
-use super::server::ChannelSocket;
+use super::socket::Socket;
 use base64::Engine;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ pub enum OpenError {
 /// A channel that was opened. Dropping it tells the agent to kill what it started.
 pub struct OpenChannel {
     /// Frames both ways.
-    pub socket: ChannelSocket,
+    pub socket: Socket,
     /// Cancels on drop.
     pub guard: CancelGuard,
 }
@@ -55,7 +55,7 @@ impl Drop for CancelGuard {
     }
 }
 
-type Answer = Result<ChannelSocket, String>;
+type Answer = Result<Socket, String>;
 
 struct Link {
     id: u64,

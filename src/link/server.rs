@@ -1,9 +1,11 @@
-//! The gateway's end of the link: TLS 1.3, HTTP/1.1, two WebSocket paths. Who may come in is the [`Authority`]'s decision.
+//! The gateway's end of the link: TLS 1.3, HTTP/1.1, and two upgrades: a WebSocket for control, a [`Socket`] for each channel. Who may come in is the [`Authority`]'s decision.
 
 use super::message::{ToAgent, ToGateway};
 use super::read_ahead::ReadAhead;
 use super::registry::Registry;
-use super::{CHANNEL_PATH, CONTROL_PATH};
+use super::socket::Socket;
+use super::{CHANNEL_PATH, CHANNEL_PROTOCOL, CONTROL_PATH};
+use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -25,8 +27,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tracing::{info, warn};
 
-/// A channel's WebSocket at the gateway. It is handed from one future to the next: its state, over a kilobyte, stays where it is.
-pub type ChannelSocket = Pin<Box<WebSocketStream<TlsStream<ReadAhead>>>>;
+/// The control link's WebSocket at the gateway. Handed from one future to the next: its state, over a kilobyte, stays where it is.
+type Control = Pin<Box<WebSocketStream<TlsStream<ReadAhead>>>>;
 
 /// The pod behind a token, once the authority has let it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,32 +163,37 @@ async fn answer<A: Authority>(
     let Some(bearer) = bearer(&request) else {
         return refusal(StatusCode::UNAUTHORIZED, "a bearer is needed");
     };
-    let Some(accept) = upgrade_key(&request) else {
-        return refusal(StatusCode::BAD_REQUEST, "a WebSocket upgrade (RFC 6455) is needed");
-    };
     match request.uri().path() {
-        CONTROL_PATH => match authority.admit(&bearer).await {
-            Ok(pod) => {
-                tokio::spawn(control(request, registry, authority, pod, bearer));
-                switching(&accept)
+        CONTROL_PATH => {
+            let Some(accept) = websocket_key(&request) else {
+                return refusal(StatusCode::BAD_REQUEST, "a WebSocket upgrade (RFC 6455) is needed");
+            };
+            match authority.admit(&bearer).await {
+                Ok(pod) => {
+                    tokio::spawn(control(request, registry, authority, pod, bearer));
+                    switching("websocket", Some(&accept))
+                }
+                Err(reason) => {
+                    warn!(%peer, %reason, "link refused");
+                    let status = match &reason {
+                        Refusal::Denied(_) => StatusCode::FORBIDDEN,
+                        Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+                    };
+                    refusal(status, &reason.to_string())
+                }
             }
-            Err(reason) => {
-                warn!(%peer, %reason, "link refused");
-                let status = match &reason {
-                    Refusal::Denied(_) => StatusCode::FORBIDDEN,
-                    Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-                };
-                refusal(status, &reason.to_string())
-            }
-        },
+        }
+        CHANNEL_PATH if !asks_for(&request, CHANNEL_PROTOCOL) => {
+            refusal(StatusCode::BAD_REQUEST, &format!("an upgrade to {CHANNEL_PROTOCOL} is needed"))
+        }
         CHANNEL_PATH => match registry.redeem(&bearer) {
             Some(waiting) => {
                 tokio::spawn(async move {
-                    if let Some(socket) = upgraded(request).await {
-                        let _ = waiting.send(Ok(socket));
+                    if let Some((stream, read)) = upgraded(request).await {
+                        let _ = waiting.send(Ok(Socket::new(stream, read)));
                     }
                 });
-                switching(&accept)
+                switching(CHANNEL_PROTOCOL, None)
             }
             None => refusal(StatusCode::FORBIDDEN, "unknown, used or expired ticket"),
         },
@@ -198,44 +205,53 @@ fn bearer(request: &Request<Incoming>) -> Option<String> {
     request.headers().get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned)
 }
 
-/// The `Sec-WebSocket-Accept` value for a request that asks for a WebSocket (RFC 6455, 4.2).
-fn upgrade_key(request: &Request<Incoming>) -> Option<String> {
-    let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let asks = request.method() == Method::GET
-        && header(UPGRADE)?.eq_ignore_ascii_case("websocket")
-        && header(CONNECTION)?.to_ascii_lowercase().contains("upgrade")
-        && header(SEC_WEBSOCKET_VERSION)? == "13";
-    asks.then(|| header(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes())))?
+/// Whether a request asks for this upgrade.
+fn asks_for(request: &Request<Incoming>, protocol: &str) -> bool {
+    let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
+    request.method() == Method::GET
+        && header(UPGRADE).eq_ignore_ascii_case(protocol)
+        && header(CONNECTION).to_ascii_lowercase().contains("upgrade")
 }
 
-fn switching(accept: &str) -> Response<Full<Bytes>> {
+/// The `Sec-WebSocket-Accept` value for a request that asks for a WebSocket (RFC 6455, 4.2).
+fn websocket_key(request: &Request<Incoming>) -> Option<String> {
+    let asks = asks_for(request, "websocket") && request.headers().get(SEC_WEBSOCKET_VERSION)? == "13";
+    asks.then(|| request.headers().get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes())))?
+}
+
+fn switching(protocol: &'static str, accept: Option<&str>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(UPGRADE, HeaderValue::from_static(protocol));
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    if let Ok(accept) = HeaderValue::from_str(accept) {
+    if let Some(accept) = accept.and_then(|accept| HeaderValue::from_str(accept).ok()) {
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
     response
 }
 
-/// The socket itself, without hyper's wrapping.
-async fn upgraded(request: Request<Incoming>) -> Option<ChannelSocket> {
+/// The stream itself, without hyper's wrapping, and what was read of it behind the request.
+async fn upgraded(request: Request<Incoming>) -> Option<(TlsStream<ReadAhead>, BytesMut)> {
     let upgraded = hyper::upgrade::on(request).await.ok()?;
     let parts = upgraded.downcast::<TokioIo<TlsStream<ReadAhead>>>().ok()?;
+    // Copied: hyper's own buffer is larger by far.
+    Some((parts.io.into_inner(), BytesMut::from(&parts.read_buf[..])))
+}
+
+async fn websocket(request: Request<Incoming>) -> Option<Control> {
+    let (stream, read) = upgraded(request).await?;
     let configuration = WebSocketConfig::default()
         .read_buffer_size(4 * 1024)
         .write_buffer_size(0)
         .max_message_size(Some(1 << 20))
         .max_frame_size(Some(1 << 20));
-    let socket = WebSocketStream::from_partially_read(parts.io.into_inner(), parts.read_buf.to_vec(), Role::Server, Some(configuration));
-    Some(Box::pin(socket.await))
+    Some(Box::pin(WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(configuration)).await))
 }
 
 /// One agent's control link, from the upgrade to its end.
 async fn control<A: Authority>(request: Request<Incoming>, registry: Arc<Registry>, authority: Arc<A>, pod: Admitted, token: String) {
-    let Some(socket) = upgraded(request).await else { return };
+    let Some(socket) = websocket(request).await else { return };
     let (sender, queue) = mpsc::channel(64);
     let id = registry.join(&pod.pod_uid, sender);
     info!(namespace = pod.namespace, name = pod.name, pod_uid = pod.pod_uid, "agent linked");
@@ -261,7 +277,7 @@ async fn reviewed<A: Authority>(authority: &A, token: &str) -> String {
 }
 
 async fn converse<A: Authority>(
-    socket: ChannelSocket,
+    socket: Control,
     mut queue: mpsc::Receiver<ToAgent>,
     registry: &Registry,
     authority: &A,

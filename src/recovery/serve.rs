@@ -5,11 +5,9 @@ use super::ssh::{Connection, Forwards, HYPERVISOR, Piece, Place, connect};
 use crate::link::client::{Serve, Socket};
 use crate::link::frame;
 use crate::link::message::{Exit, Start};
-use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
+use crate::link::socket::{Receiver, Sender};
 use std::rc::Rc;
 use std::time::Instant;
-use tokio_tungstenite::tungstenite::Message;
 
 /// The machine, as the link serves it.
 pub struct Machine {
@@ -80,22 +78,22 @@ impl Machine {
         if !hypervisor.verbs.iter().any(|allowed| allowed == verb) {
             return Err(format!("{verb} is not in spec.hypervisor.verbs"));
         }
-        let (mut sink, mut incoming) = dial.await?.split();
+        let (mut sender, mut receiver) = dial.await?.split();
         let connected = tokio::select! {
             connected = self.connect(&hypervisor.place, Which::Hypervisor) => connected,
             // Nobody is there to record it: it is not begun.
-            () = gone(&mut incoming) => return Ok(()),
+            () = gone(&mut receiver) => return Ok(()),
         };
         let begun = async {
             let connection = connected?;
             // From here on it may take effect.
-            sink.send(Message::Binary(frame::encode(frame::POWER, &[]))).await.map_err(|_| "the gateway is gone".to_owned())?;
+            sender.send(frame::encode(frame::POWER, &[])).await.map_err(|_| "the gateway is gone".to_owned())?;
             connection.command(&format!("{verb} {}", hypervisor.vm)).await.map_err(|error| error.to_string())
         };
         let mut command = match begun.await {
             Ok(command) => command,
             Err(message) => {
-                finish(sink, Exit::Failed(message)).await;
+                finish(sender, Exit::Failed(message)).await;
                 return Ok(());
             }
         };
@@ -104,18 +102,18 @@ impl Machine {
             let piece = tokio::select! {
                 piece = command.next() => piece,
                 // Nobody listens any more. The verb goes on without: what was begun is carried through over there.
-                () = gone(&mut incoming) => return Ok(()),
+                () = gone(&mut receiver) => return Ok(()),
             };
             let (stream, bytes) = match piece {
                 Some(Piece::Stdout(bytes)) => (frame::POWER, bytes),
                 Some(Piece::Stderr(bytes)) => (frame::STDERR, bytes),
                 Some(Piece::Ended(exit)) => {
-                    finish(sink, exit).await;
+                    finish(sender, exit).await;
                     return Ok(());
                 }
                 None => return Err(format!("{HYPERVISOR} said nothing more")),
             };
-            if sink.send(Message::Binary(frame::encode(stream, &bytes))).await.is_err() {
+            if sender.send(frame::encode(stream, &bytes)).await.is_err() {
                 return Ok(());
             }
         }
@@ -123,12 +121,12 @@ impl Machine {
 }
 
 /// Returns when the other end is gone.
-async fn gone(incoming: &mut futures_util::stream::SplitStream<Socket>) {
-    while let Some(Ok(_)) = incoming.next().await {}
+async fn gone(receiver: &mut Receiver) {
+    while receiver.next().await.is_some() {}
 }
 
-async fn finish(mut sink: futures_util::stream::SplitSink<Socket, Message>, exit: Exit) {
-    let status = Bytes::from(serde_json::to_vec(&exit).unwrap_or_default());
-    let _ = sink.send(Message::Binary(frame::encode(frame::STATUS, &status))).await;
-    let _ = sink.close().await;
+async fn finish(mut sender: Sender, exit: Exit) {
+    let status = serde_json::to_vec(&exit).unwrap_or_default();
+    let _ = sender.send(frame::encode(frame::STATUS, &status)).await;
+    sender.close().await;
 }

@@ -3,7 +3,7 @@
 use super::Bucket;
 use crate::domain::recording::{Azure, Gcs, S3, Store};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum, S3ConditionalPut};
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::azure::{AzureAccessKey, AzureCredential, MicrosoftAzureBuilder};
 use object_store::client::{Certificate, CredentialProvider};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
@@ -60,7 +60,7 @@ fn open_s3(settings: &S3) -> Result<Bucket, OpenError> {
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         // Buckets with a retention lock demand it.
         .with_checksum_algorithm(Checksum::SHA256)
-        .with_client_options(client(settings.certificate_authorities.as_deref())?.with_allow_http(settings.allow_http))
+        .with_client_options(client(settings.certificate_authorities.as_deref(), settings.allow_http)?)
         // One object is deleted at a time, and not every server knows the other way.
         .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
     if let Some(endpoint) = &settings.endpoint {
@@ -79,22 +79,31 @@ fn open_gcs(settings: &Gcs) -> Result<Bucket, OpenError> {
     if let Some(file) = &settings.service_account {
         builder = builder.with_service_account_path(file.to_string_lossy());
     }
-    let builder = builder.with_client_options(client(None)?);
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_base_url(endpoint);
+    }
+    let builder = builder.with_client_options(client(settings.certificate_authorities.as_deref(), settings.allow_http)?);
     bucket(|retry| builder.clone().with_retry(retry).build())
 }
 
 fn open_azure(settings: &Azure) -> Result<Bucket, OpenError> {
     let mut builder = MicrosoftAzureBuilder::from_env().with_account(&settings.account).with_container_name(&settings.container);
     if let Some(file) = &settings.access_key {
-        builder = builder.with_access_key(read(file)?.trim());
+        let key = KeyFile(file.clone());
+        key.read().map_err(|failure| OpenError::Settings(super::one_line(&failure)))?;
+        builder = builder.with_credentials(Arc::new(key));
     }
-    let builder = builder.with_client_options(client(None)?);
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint.clone());
+    }
+    let builder = builder.with_client_options(client(settings.certificate_authorities.as_deref(), settings.allow_http)?);
     bucket(|retry| builder.clone().with_retry(retry).build())
 }
 
 /// The public authorities are part of the program: its image has no others.
-fn client(more: Option<&Path>) -> Result<ClientOptions, OpenError> {
-    let mut options = ClientOptions::new().with_connect_timeout(Duration::from_secs(5)).with_timeout(super::PATIENCE);
+fn client(more: Option<&Path>, allow_http: bool) -> Result<ClientOptions, OpenError> {
+    let mut options =
+        ClientOptions::new().with_connect_timeout(Duration::from_secs(5)).with_timeout(super::PATIENCE).with_allow_http(allow_http);
     for authority in webpki_root_certs::TLS_SERVER_ROOT_CERTS {
         if let Ok(certificate) = Certificate::from_der(authority) {
             options = options.with_root_certificate(certificate);
@@ -147,6 +156,27 @@ impl CredentialProvider for KeyFiles {
     }
 }
 
+/// An account's key in a file, as a mounted Secret has it. Read for each request.
+#[derive(Debug)]
+struct KeyFile(PathBuf);
+
+impl KeyFile {
+    fn read(&self) -> object_store::Result<AzureCredential> {
+        let text = read(&self.0).map_err(|failure| object_store::Error::Generic { store: "Azure", source: Box::new(failure) })?;
+        let key = AzureAccessKey::try_new(text.trim());
+        key.map(AzureCredential::AccessKey).map_err(|failure| object_store::Error::Generic { store: "Azure", source: Box::new(failure) })
+    }
+}
+
+#[async_trait::async_trait]
+impl CredentialProvider for KeyFile {
+    type Credential = AzureCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AzureCredential>> {
+        self.read().map(Arc::new)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,25 +185,21 @@ mod tests {
     use std::net::TcpListener;
     use std::sync::mpsc;
 
-    /// A server that fails each first of two requests, as S3 does now and then; tells the methods that came.
-    fn limping() -> (u16, mpsc::Receiver<String>) {
+    /// A server that answers the Nth request with the Nth status; tells the heads that came.
+    fn answering(statuses: &'static [&'static str]) -> (u16, mpsc::Receiver<Vec<String>>) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bound");
         let port = listener.local_addr().expect("address").port();
-        let (sender, methods) = mpsc::channel();
+        let (sender, heads) = mpsc::channel();
         std::thread::spawn(move || {
-            for (number, stream) in listener.incoming().enumerate() {
+            for (stream, status) in listener.incoming().zip(statuses) {
                 let mut stream = BufReader::new(stream.expect("accepted"));
-                let lines: Vec<String> = stream.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-                let Some(first) = lines.first() else { continue };
-                if sender.send(first.split(' ').next().unwrap_or_default().to_owned()).is_err() {
-                    return;
-                }
+                let head: Vec<String> = stream.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+                let _ = sender.send(head);
                 let headers = "ETag: \"1\"\r\nLast-Modified: Thu, 26 Nov 2026 12:00:00 GMT\r\nConnection: close\r\nContent-Length: 2";
-                let status = if number % 2 == 0 { "500 Internal Server Error" } else { "200 OK" };
                 let _ = write!(stream.get_mut(), "HTTP/1.1 {status}\r\n{headers}\r\n\r\nok");
             }
         });
-        (port, methods)
+        (port, heads)
     }
 
     #[tokio::test]
@@ -183,7 +209,7 @@ mod tests {
         for name in ["access-key-id", "secret-access-key"] {
             std::fs::write(folder.path().join(name), "x").expect("written");
         }
-        let (port, methods) = limping();
+        let (port, heads) = answering(&["500 Internal Server Error", "200 OK", "500 Internal Server Error", "200 OK"]);
         let bucket = open_s3(&S3 {
             bucket: "b".into(),
             region: "r".into(),
@@ -196,6 +222,33 @@ mod tests {
         assert_eq!(bucket.read("a").await.expect("read the second time"), "ok");
         let written = bucket.create("a", "text".into(), &[]).await;
         assert!(matches!(written, Err(StoreError::Failed { .. })), "{written:?}");
-        assert_eq!(methods.try_iter().collect::<Vec<_>>(), ["GET", "GET", "PUT"]);
+        let methods: Vec<String> = heads.try_iter().map(|head| head[0].split(' ').next().unwrap_or_default().to_owned()).collect();
+        assert_eq!(methods, ["GET", "GET", "PUT"]);
+    }
+
+    /// The server that people test with ignores the condition that counts. So: what is asked of Google's, and that its refusal is understood.
+    #[tokio::test]
+    async fn google_is_asked_to_write_once_and_to_keep_the_labels() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("folder");
+        let account = folder.path().join("account.json");
+        let key = r#"{"client_email": "", "private_key": "", "private_key_id": "", "disable_oauth": true}"#;
+        std::fs::write(&account, key).expect("written");
+        let (port, heads) = answering(&["412 Precondition Failed"]);
+        let bucket = open_gcs(&Gcs {
+            bucket: "b".into(),
+            service_account: Some(account),
+            endpoint: Some(format!("http://127.0.0.1:{port}")),
+            allow_http: true,
+            certificate_authorities: None,
+        })
+        .expect("opened");
+        let written = bucket.create("a/1", "text".into(), &[("actor", "Zoë".into())]).await;
+        assert!(matches!(written, Err(StoreError::AlreadyThere(_))), "{written:?}");
+        let head = heads.recv().expect("asked");
+        assert!(head[0].starts_with("PUT /b/a%2F1 ") || head[0].starts_with("PUT /b/a/1 "), "{}", head[0]);
+        for line in ["x-goog-if-generation-match: 0", "x-goog-meta-actor: Zo%C3%AB"] {
+            assert!(head.iter().any(|one| one.eq_ignore_ascii_case(line)), "no {line}: {head:?}");
+        }
     }
 }

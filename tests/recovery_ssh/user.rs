@@ -1,20 +1,17 @@
 //! The gateway's end of channels, and the user behind it.
 
 use super::bench::text;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use bytes::BytesMut;
 use sandglass::link::client::{Dialer, Socket};
 use sandglass::link::message::{Exit, Process};
 use sandglass::link::read_ahead::ReadAhead;
-use sandglass::link::{CHANNEL_PATH, frame, tls};
+use sandglass::link::socket::{self, Receiver};
+use sandglass::link::{frame, tls};
 use sandglass::recovery::ssh::{Connection, Forwards};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinHandle;
-use tokio_rustls::server::TlsStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 
 /// Where channels are dialled.
 pub struct Gateway {
@@ -22,8 +19,6 @@ pub struct Gateway {
     listener: TcpListener,
     acceptor: tokio_rustls::TlsAcceptor,
 }
-
-type Near = WebSocketStream<TlsStream<ReadAhead>>;
 
 impl Gateway {
     /// Listens.
@@ -39,10 +34,16 @@ impl Gateway {
         let accept = async {
             let (stream, _) = self.listener.accept().await.expect("accepted");
             stream.set_nodelay(true).expect("set");
-            let stream = self.acceptor.accept(ReadAhead::new(stream)).await.expect("TLS");
-            tokio_tungstenite::accept_async(stream).await.expect("a WebSocket")
+            let mut stream = self.acceptor.accept(ReadAhead::new(stream)).await.expect("TLS");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.expect("a request"));
+            }
+            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.expect("answered");
+            stream.flush().await.expect("answered");
+            Socket::new(stream, BytesMut::new())
         };
-        let dial = self.dialer.dial(self.listener.local_addr().expect("address"), CHANNEL_PATH, "ticket");
+        let dial = self.dialer.channel(self.listener.local_addr().expect("address"), "ticket");
         let (near, far) = tokio::join!(Box::pin(accept), Box::pin(dial));
         (far.expect("dialled"), User::new(near))
     }
@@ -57,19 +58,19 @@ impl Gateway {
 }
 
 /// Sends frames.
-pub struct Sender(SplitSink<Near, Message>);
+pub struct Sender(socket::Sender);
 
 impl Sender {
     /// One frame.
     pub async fn send(&mut self, stream: u8, payload: &[u8]) {
-        let _ = self.0.send(Message::Binary(frame::encode(stream, payload))).await;
+        let _ = self.0.send(frame::encode(stream, payload)).await;
     }
 }
 
 /// The user's side of a channel.
 pub struct User {
     sender: Option<Sender>,
-    incoming: SplitStream<Near>,
+    receiver: Receiver,
     /// Where the pod parks agent connections.
     pub forwards: Forwards,
     /// The pod's side.
@@ -89,11 +90,11 @@ pub struct User {
 }
 
 impl User {
-    fn new(near: Near) -> Self {
-        let (sink, incoming) = near.split();
+    fn new(near: Socket) -> Self {
+        let (sender, receiver) = near.split();
         Self {
-            sender: Some(Sender(sink)),
-            incoming,
+            sender: Some(Sender(sender)),
+            receiver,
             forwards: Forwards::default(),
             task: tokio::spawn(async {}),
             stdout: vec![],
@@ -117,9 +118,9 @@ impl User {
 
     /// Takes the next frame; false at the end.
     pub async fn next(&mut self) -> bool {
-        let message = tokio::time::timeout(self.limit, self.incoming.next()).await.expect("a frame within the limit");
-        let Some(Ok(Message::Binary(data))) = message else { return false };
-        let (stream, payload) = frame::decode(data).expect("a frame");
+        let frame = tokio::time::timeout(self.limit, self.receiver.next()).await.expect("a frame within the limit");
+        let Some(frame) = frame else { return false };
+        let (stream, payload) = frame::decode(frame).expect("a frame");
         assert!(self.exit.is_none(), "a frame after the status: {stream}");
         match stream {
             frame::STDOUT => self.stdout.extend_from_slice(&payload),

@@ -54,7 +54,8 @@ pub struct Bench {
     pub reports: mpsc::Receiver<Report>,
     /// Files of the test.
     pub folder: TempDir,
-    certificate_authority: String,
+    /// The link CA, PEM.
+    pub certificate_authority: String,
     agent: Option<Child>,
 }
 

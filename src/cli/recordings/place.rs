@@ -22,7 +22,7 @@ pub struct Place {
                      Credentials are those of the environment, as the cloud's own programs take them. Default: $SANDGLASS_RECORDINGS."
     )]
     store: Option<String>,
-    /// Address of an S3 server that is not Amazon's.
+    /// Address of the server, where it is not the cloud's public one.
     #[arg(long, value_name = "URL", global = true)]
     endpoint: Option<String>,
 }
@@ -61,18 +61,18 @@ fn of_url(url: &str, endpoint: Option<&str>) -> anyhow::Result<Recording> {
     let (first, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let mut store = Store::default();
     let mut prefix = prefix.trim_matches('/').to_owned();
+    let allow_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let endpoint = endpoint.map(str::to_owned);
     match scheme {
         "s3" => {
             let region =
                 std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION")).unwrap_or_else(|_| "us-east-1".into());
-            let allow_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-            let endpoint = endpoint.map(str::to_owned);
             store.s3 = Some(S3 { bucket: first.into(), region, endpoint, allow_http, credentials: None, certificate_authorities: None });
         }
-        "gs" => store.gcs = Some(Gcs { bucket: first.into(), service_account: None }),
+        "gs" => store.gcs = Some(Gcs { bucket: first.into(), endpoint, allow_http, ..Gcs::default() }),
         "az" => {
             let (container, rest) = prefix.split_once('/').map_or((prefix.as_str(), ""), |(container, rest)| (container, rest));
-            store.azure = Some(Azure { account: first.into(), container: container.into(), access_key: None });
+            store.azure = Some(Azure { account: first.into(), container: container.into(), endpoint, allow_http, ..Azure::default() });
             prefix = String::from(rest);
         }
         "file" => {

@@ -1,9 +1,9 @@
 //! The control links: one to every gateway replica, dialled again whenever it breaks.
 
 use super::Readiness;
-use super::dial::{Dialer, Socket};
+use super::Socket;
+use super::dial::{Control, Dialer};
 use crate::link::message::{Start, ToAgent, ToGateway};
-use crate::link::{CHANNEL_PATH, CONTROL_PATH};
 use futures_util::{SinkExt, StreamExt};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -91,7 +91,7 @@ async fn keep_linked<S: Serve>(address: SocketAddr, client: Rc<Client<S>>, known
             let _ = known.to_replicas.subscribe().wait_for(|links| *links == 0).await;
         }
         let token = std::fs::read_to_string(&client.token_path).unwrap_or_default();
-        match client.dialer.dial(address, CONTROL_PATH, &token).await {
+        match client.dialer.control(address, &token).await {
             Ok(socket) => {
                 info!(%address, "linked");
                 backoff = FIRST_BACKOFF;
@@ -116,7 +116,7 @@ async fn keep_linked<S: Serve>(address: SocketAddr, client: Rc<Client<S>>, known
     }
 }
 
-async fn converse<S: Serve>(socket: Socket, address: SocketAddr, client: &Rc<Client<S>>, known: &Rc<Known>) {
+async fn converse<S: Serve>(socket: Control, address: SocketAddr, client: &Rc<Client<S>>, known: &Rc<Known>) {
     let (mut sink, mut stream) = socket.split();
     let (outgoing, mut queue) = mpsc::channel::<ToGateway>(64);
     let mut readiness = client.readiness.clone();
@@ -175,7 +175,7 @@ fn open<S: Serve>(address: SocketAddr, ticket: String, start: Start, client: &Rc
     let (client, outgoing) = (Rc::clone(client), outgoing.clone());
     tokio::task::spawn_local(async move {
         // On the heap, until it has dialled: the state of a TLS handshake is larger than that of the whole channel behind it.
-        let dial = Box::pin(async { client.dialer.dial(address, CHANNEL_PATH, &ticket).await.map_err(|failure| failure.to_string()) });
+        let dial = Box::pin(async { client.dialer.channel(address, &ticket).await.map_err(|failure| failure.to_string()) });
         let outcome = tokio::select! {
             outcome = client.serve.serve(dial, start) => outcome,
             _ = cancelled => Ok(()),

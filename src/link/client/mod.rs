@@ -6,8 +6,9 @@ pub mod deadline;
 pub mod dial;
 pub mod probe;
 
+pub use super::socket::Socket;
 pub use control::{Client, Serve, start};
-pub use dial::{BadCertificate, Dialer, Socket};
+pub use dial::{BadCertificate, Dialer};
 
 use std::net::SocketAddr;
 

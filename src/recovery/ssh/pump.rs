@@ -5,19 +5,16 @@ use crate::link::client::Socket;
 use crate::link::frame;
 use crate::link::message::{Exit, Size};
 use crate::link::signals::named;
+use crate::link::socket::{Receiver, Sender};
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use futures_util::FutureExt;
 use russh::client::Msg;
 use russh::{ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use std::sync::Arc;
 use tokio::sync::{Mutex, Notify, mpsc};
-use tokio_tungstenite::tungstenite::Message;
 
 /// The outgoing half of a channel's socket, shared by those who tell something on it.
-pub(super) type Sink = Mutex<SplitSink<Socket, Message>>;
-/// The incoming half.
-pub(super) type Incoming = SplitStream<Socket>;
+pub(super) type Sink = Mutex<Sender>;
 
 /// Extended data type of standard error (RFC 4254, 5.2).
 const STDERR: u32 = 1;
@@ -122,7 +119,7 @@ pub(super) async fn come(reader: &mut Reader) -> Option<Came> {
 
 /// Sends a frame; `Err` when the gateway is gone.
 pub(super) async fn send(sink: &Sink, frame: Bytes) -> Result<(), ()> {
-    sink.lock().await.send(Message::Binary(frame)).await.map_err(drop)
+    sink.lock().await.send(frame).await.map_err(drop)
 }
 
 /// Frames of input that wait for the machine: beside what it does not take, sizes and signals pass and the socket is watched for its end.
@@ -140,13 +137,12 @@ pub(super) struct Input<'a> {
 
 impl Input<'_> {
     /// Passes input, sizes and signals on; returns when the gateway closed the channel.
-    pub(super) async fn carry(&self, mut incoming: Incoming) {
+    pub(super) async fn carry(&self, receiver: &mut Receiver) {
         let (queue, waiting) = mpsc::channel(INPUT_WAITING);
         let frames = async {
-            while let Some(Ok(message)) = incoming.next().await {
-                let Message::Binary(message) = message else { continue };
+            while let Some(frame) = receiver.next().await {
                 // Errors: the machine takes no more input, or the connection is gone, which the reader finds.
-                match frame::decode(message) {
+                match frame::decode(frame) {
                     Some((frame::STDIN, data)) if !data.is_empty() => drop(queue.send(Some(data)).await),
                     Some((frame::CLOSE, _)) => drop(queue.send(None).await),
                     Some((frame::RESIZE, data)) if self.terminal => self.resize(&data).await,
@@ -196,8 +192,8 @@ impl Input<'_> {
 
 /// Bytes both ways with half-closes, until the machine closed the channel or the gateway the socket.
 pub(super) async fn bridge(socket: Socket, mut reader: Reader, write: &ChannelWriteHalf<Msg>) {
-    let (sink, incoming) = socket.split();
-    let sink = Mutex::new(sink);
+    let (sender, mut receiver) = socket.split();
+    let sink = Mutex::new(sender);
     let started = Notify::new();
     started.notify_one();
     let outward = async {
@@ -212,12 +208,15 @@ pub(super) async fn bridge(socket: Socket, mut reader: Reader, write: &ChannelWr
                 Some(Came::Closed) | None => break,
             }
         }
-        let _ = sink.lock().await.close().await;
+        sink.lock().await.close().await;
     };
     let input = Input { write, terminal: false, started: &started };
-    tokio::select! {
-        () = outward => {}
-        () = input.carry(incoming) => {}
-    }
+    let has_ended = tokio::select! {
+        () = outward => true,
+        () = input.carry(&mut receiver) => false,
+    };
     let _ = write.close().await;
+    if has_ended {
+        receiver.drain().await;
+    }
 }

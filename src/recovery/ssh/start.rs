@@ -9,7 +9,6 @@ use crate::link::client::Socket;
 use crate::link::frame;
 use crate::link::message::{Exit, Process, Program, Terminal};
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use russh::client::Msg;
 use russh::{ChannelWriteHalf, Pty};
 use std::sync::atomic::Ordering;
@@ -19,8 +18,8 @@ impl Connection {
     /// Runs a process on the machine until it has ended or the gateway closed the channel. The last frame says how it ended.
     /// [`Process::keystrokes`] is not heeded: none are told.
     pub async fn process(mut self, process: &Process, socket: Socket, forwards: &Forwards) {
-        let (sink, incoming) = socket.split();
-        let sink = Mutex::new(sink);
+        let (sender, mut receiver) = socket.split();
+        let sink = Mutex::new(sender);
         let mut arrivals = std::mem::replace(&mut self.arrivals, tokio::sync::mpsc::channel(1).1);
         let opened = tokio::select! {
             opened = self.session() => opened,
@@ -28,7 +27,10 @@ impl Connection {
         };
         let (mut reader, write) = match opened {
             Ok(halves) => halves,
-            Err(failure) => return finish(&sink, &Exit::Failed(failure.to_string())).await,
+            Err(failure) => {
+                finish(&sink, &Exit::Failed(failure.to_string())).await;
+                return receiver.drain().await;
+            }
         };
         let started = Notify::new();
         let input = Input { write: &write, terminal: process.terminal.is_some(), started: &started };
@@ -47,11 +49,15 @@ impl Connection {
             finish(&sink, &exit).await;
         };
         // Whichever comes first drops the rest, and the connection with it: the machine hangs up on what still runs.
-        tokio::select! {
-            () = run => {}
-            () = input.carry(incoming) => {}
-            () = silence => {}
-            () = forwards.announce(&mut arrivals, &self.told.gate, &sink) => {}
+        let has_ended = tokio::select! {
+            () = run => true,
+            () = input.carry(&mut receiver) => false,
+            () = silence => true,
+            () = forwards.announce(&mut arrivals, &self.told.gate, &sink) => false,
+        };
+        drop((reader, write, self));
+        if has_ended {
+            receiver.drain().await;
         }
     }
 
@@ -139,6 +145,6 @@ async fn request_terminal(terminal: &Terminal, write: &ChannelWriteHalf<Msg>) ->
 async fn finish(sink: &Sink, exit: &Exit) {
     let status = Bytes::from(serde_json::to_vec(exit).unwrap_or_default());
     if send(sink, frame::encode(frame::STATUS, &status)).await.is_ok() {
-        let _ = sink.lock().await.close().await;
+        sink.lock().await.close().await;
     }
 }
