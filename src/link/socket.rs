@@ -132,7 +132,7 @@ impl Receiver {
     }
 }
 
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::link::{SERVER_NAME, provider, tls};
@@ -166,7 +166,7 @@ mod tests {
     }
 
     fn frame(length: usize) -> Bytes {
-        (0..length).map(|number| (number % 251) as u8).collect()
+        (0..=250).cycle().take(length).collect()
     }
 
     #[tokio::test]

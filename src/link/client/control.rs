@@ -2,7 +2,7 @@
 
 use super::Readiness;
 use super::Socket;
-use super::dial::{Control, Dialer};
+use super::dial::{Control, DialError, Dialer};
 use crate::link::message::{Start, ToAgent, ToGateway};
 use futures_util::{SinkExt, StreamExt};
 use std::cell::RefCell;
@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tracing::{debug, info, warn};
 
@@ -46,6 +47,9 @@ impl<S: Serve> Client<S> {
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
+/// A new pod's network opens a moment after its start: who tries again soon is linked as soon as it does.
+const AT_FIRST: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_millis(20);
 /// A link with no word from its gateway for this long is dead: gateways ping every 15 s.
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 
@@ -84,6 +88,7 @@ fn dial_all<S: Serve>(addresses: &[SocketAddr], client: &Rc<Client<S>>, known: &
 }
 
 async fn keep_linked<S: Serve>(address: SocketAddr, client: Rc<Client<S>>, known: Rc<Known>, keep: Keep) {
+    let began = Instant::now();
     let mut backoff = FIRST_BACKOFF;
     let mut failures = 0;
     loop {
@@ -101,6 +106,11 @@ async fn keep_linked<S: Serve>(address: SocketAddr, client: Rc<Client<S>>, known
                 converse(socket, address, &client, &known).await;
                 known.to_replicas.send_modify(|links| *links -= counted);
                 info!(%address, "link ended");
+            }
+            Err(DialError::Connect { source, .. }) if began.elapsed() < AT_FIRST => {
+                debug!(%address, %source, "not reachable yet");
+                tokio::time::sleep(SOON).await;
+                continue;
             }
             Err(failure) => {
                 failures += 1;
@@ -174,8 +184,7 @@ fn open<S: Serve>(address: SocketAddr, ticket: String, start: Start, client: &Rc
     client.cancels.borrow_mut().insert(ticket.clone(), cancel);
     let (client, outgoing) = (Rc::clone(client), outgoing.clone());
     tokio::task::spawn_local(async move {
-        // On the heap, until it has dialled: the state of a TLS handshake is larger than that of the whole channel behind it.
-        let dial = Box::pin(async { client.dialer.channel(address, &ticket).await.map_err(|failure| failure.to_string()) });
+        let dial = async { client.dialer.channel(address, &ticket).await.map_err(|failure| failure.to_string()) };
         let outcome = tokio::select! {
             outcome = client.serve.serve(dial, start) => outcome,
             _ = cancelled => Ok(()),

@@ -23,6 +23,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 /// The control link's WebSocket. Handed from one future to the next: its state, over a kilobyte, stays where it is.
 pub type Control = Pin<Box<WebSocketStream<TlsStream<ReadAhead>>>>;
 
+/// A new pod's network opens a moment after its start. What it drops until then the kernel sends again after a second; this is sooner.
+const FIRST_ATTEMPTS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
 /// Limit for the whole of dialling.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -88,18 +90,22 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn control(&self, address: SocketAddr, token: &str) -> Result<Control, DialError> {
-        within_limit(address, async {
-            let stream = self.connect(address).await?;
-            let refused = |reason: String| DialError::Refused { address, reason };
-            let url = format!("wss://{SERVER_NAME}{CONTROL_PATH}");
-            let mut request = url.into_client_request().map_err(|failure| refused(failure.to_string()))?;
-            request.headers_mut().insert("authorization", bearer(token).map_err(refused)?);
-            let configuration = WebSocketConfig::default().read_buffer_size(4 * 1024).write_buffer_size(0).max_message_size(Some(1 << 20));
-            let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(configuration))
-                .await
-                .map_err(|failure| refused(reason(failure)))?;
-            Ok(Box::pin(socket))
-        })
+        within_limit(
+            address,
+            Box::pin(async {
+                let stream = self.connect(address).await?;
+                let refused = |reason: String| DialError::Refused { address, reason };
+                let url = format!("wss://{SERVER_NAME}{CONTROL_PATH}");
+                let mut request = url.into_client_request().map_err(|failure| refused(failure.to_string()))?;
+                request.headers_mut().insert("authorization", bearer(token).map_err(refused)?);
+                let configuration =
+                    WebSocketConfig::default().read_buffer_size(4 * 1024).write_buffer_size(0).max_message_size(Some(1 << 20));
+                let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(configuration))
+                    .await
+                    .map_err(|failure| refused(reason(failure)))?;
+                Ok(Box::pin(socket))
+            }),
+        )
         .await
     }
 
@@ -108,20 +114,23 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn channel(&self, address: SocketAddr, ticket: &str) -> Result<Socket, DialError> {
-        within_limit(address, async {
-            let stream = self.connect(address).await?;
-            let bearer = bearer(ticket).map_err(|reason| DialError::Refused { address, reason })?;
-            upgrade(stream.into(), &bearer).await.map_err(|failure| match failure {
-                Upgrade::Broken(source) => DialError::Connect { address, source },
-                Upgrade::Refused(reason) => DialError::Refused { address, reason },
-            })
-        })
+        within_limit(
+            address,
+            Box::pin(async {
+                let stream = self.connect(address).await?;
+                let bearer = bearer(ticket).map_err(|reason| DialError::Refused { address, reason })?;
+                upgrade(stream.into(), &bearer).await.map_err(|failure| match failure {
+                    Upgrade::Broken(source) => DialError::Connect { address, source },
+                    Upgrade::Refused(reason) => DialError::Refused { address, reason },
+                })
+            }),
+        )
         .await
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<TlsStream<ReadAhead>, DialError> {
         let connect = |source| DialError::Connect { address, source };
-        let stream = TcpStream::connect(address).await.map_err(connect)?;
+        let stream = reach(address).await.map_err(connect)?;
         crate::link::keep_alive(&stream);
         let name = ServerName::try_from(SERVER_NAME).map_err(|failure| connect(io::Error::other(failure)))?;
         let mut stream = self.connector.connect(name, ReadAhead::new(stream)).await.map_err(connect)?;
@@ -130,6 +139,16 @@ impl Dialer {
     }
 }
 
+async fn reach(address: SocketAddr) -> io::Result<TcpStream> {
+    for limit in FIRST_ATTEMPTS {
+        if let Ok(outcome) = tokio::time::timeout(limit, TcpStream::connect(address)).await {
+            return outcome;
+        }
+    }
+    TcpStream::connect(address).await
+}
+
+/// On the heap: the state of a TLS handshake is larger than that of the whole channel behind it.
 async fn within_limit<T>(address: SocketAddr, dial: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
     match tokio::time::timeout(DIAL_LIMIT, dial).await {
         Ok(outcome) => outcome,
