@@ -109,6 +109,7 @@ stop_step() {
 		[ -e "$WORK/log/$name.ended" ] || kill -TERM -- "-${BEGUN[$name]}" 2>/dev/null || true
 	done
 	for name in "${!BEGUN[@]}"; do # what cleans up must not meet the next run
+		[ ! -e "$WORK/log/$name.ended" ] || continue
 		timeout 60 tail -f --pid="${BEGUN[$name]}" /dev/null || kill -KILL -- "-${BEGUN[$name]}" 2>/dev/null || true
 	done
 }

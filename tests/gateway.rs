@@ -301,7 +301,7 @@ async fn the_tail_of_a_terminal_reaches_a_slow_reader() {
 #[tokio::test(flavor = "multi_thread")]
 async fn input_that_nobody_reads_costs_no_output() {
     let bench = Bench::start(Options::default()).await;
-    // The reader begins long after the program has ended: 30 MB fit into nobody's buffers, so the last of them wait at the agent.
+    // The reader begins late: when the program ends, the last of its output waits at the agent.
     let output = bench.script("set +e; yes | ssh s 'head -c 30000000 /dev/zero; exit 3' | (sleep 2; wc -c); echo ${PIPESTATUS[1]}").await;
     assert_eq!(text(&output.stdout), "30000000\n3\n", "{}", text(&output.stderr));
 }

@@ -151,6 +151,7 @@ async fn connections_are_made_from_the_machine() {
     user.rest().await;
     assert_eq!(text(&user.stdout), "1000000 bytes");
     assert!(user.output_ended);
+    drop(user);
     tokio::time::timeout(Duration::from_secs(10), bridge).await.expect("it ends").expect("joined");
 
     let closed = closed_port().await;

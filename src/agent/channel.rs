@@ -72,7 +72,8 @@ async fn bridge(socket: Socket, reader: impl Source, mut writer: impl AsyncWrite
     let inward = async {
         while let Some(frame) = receiver.next().await {
             match frame::decode(frame) {
-                Some((frame::STDIN, data)) => writer.write_all(&data).await?,
+                // It takes no more; what it says last is still read.
+                Some((frame::STDIN, data)) if writer.write_all(&data).await.is_err() => return Ok(()),
                 Some((frame::CLOSE, _)) => return writer.shutdown().await,
                 _ => {}
             }
@@ -82,6 +83,7 @@ async fn bridge(socket: Socket, reader: impl Source, mut writer: impl AsyncWrite
     // A broken direction ends both; a finished one waits for the other.
     if let Ok((mut sender, ())) = tokio::try_join!(outgoing, inward) {
         sender.close().await;
+        receiver.drain().await;
     }
 }
 
@@ -135,7 +137,7 @@ async fn carry(socket: Socket, running: Running, listener: Option<forward::Liste
         () = keys => false,
         () = connections => false,
     };
-    drop((from_supervisor, streams));
+    drop((from_supervisor, streams, listener));
     if has_ended {
         receiver.drain().await;
     }

@@ -17,10 +17,11 @@ pub mod socket;
 #[cfg(feature = "server")]
 pub mod tls;
 
-/// Path of the control WebSocket: one per agent and gateway replica.
-pub const CONTROL_PATH: &str = "/link/v1/control";
+/// Path of the control WebSocket: one per agent and gateway replica. The version is that of both paths: who speaks another is refused here, and
+/// not when a user comes.
+pub const CONTROL_PATH: &str = "/link/v2/control";
 /// Path of a channel: one per SSH channel.
-pub const CHANNEL_PATH: &str = "/link/v1/channel";
+pub const CHANNEL_PATH: &str = "/link/v2/channel";
 /// What a channel's connection is upgraded to: see [`socket`].
 pub const CHANNEL_PROTOCOL: &str = "sandglass-channel";
 

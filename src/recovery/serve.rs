@@ -39,7 +39,11 @@ impl Serve for Machine {
                 let socket = dial.await?;
                 match self.connect(&self.place, Which::Target).await {
                     Ok(connection) => connection.process(&process, socket, &self.forwards).await,
-                    Err(message) => finish(socket.split().0, Exit::Failed(message)).await,
+                    Err(message) => {
+                        let (sender, mut receiver) = socket.split();
+                        finish(sender, Exit::Failed(message)).await;
+                        receiver.drain().await;
+                    }
                 }
             }
             Start::Connect { host, port } => {

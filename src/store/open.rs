@@ -162,9 +162,11 @@ struct KeyFile(PathBuf);
 
 impl KeyFile {
     fn read(&self) -> object_store::Result<AzureCredential> {
-        let text = read(&self.0).map_err(|failure| object_store::Error::Generic { store: "Azure", source: Box::new(failure) })?;
+        let failed = |source| object_store::Error::Generic { store: "Azure", source };
+        let text = read(&self.0).map_err(|failure| failed(failure.into()))?;
+        // Not what exactly is wrong with it: that would tell of the key.
         let key = AzureAccessKey::try_new(text.trim());
-        key.map(AzureCredential::AccessKey).map_err(|failure| object_store::Error::Generic { store: "Azure", source: Box::new(failure) })
+        key.map(AzureCredential::AccessKey).map_err(|_| failed(format!("{} holds no key in base64", self.0.display()).into()))
     }
 }
 
@@ -224,6 +226,15 @@ mod tests {
         assert!(matches!(written, Err(StoreError::Failed { .. })), "{written:?}");
         let methods: Vec<String> = heads.try_iter().map(|head| head[0].split(' ').next().unwrap_or_default().to_owned()).collect();
         assert_eq!(methods, ["GET", "GET", "PUT"]);
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_refused_without_a_word_of_it() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "c2Vj~cmV0").expect("written");
+        let azure = Azure { account: "a".into(), container: "c".into(), access_key: Some(file.path().into()), ..Azure::default() };
+        let refused = open_azure(&azure).expect_err("refused").to_string();
+        assert!(refused.contains("holds no key in base64") && !refused.contains('~'), "{refused}");
     }
 
     /// The server that people test with ignores the condition that counts. So: what is asked of Google's, and that its refusal is understood.

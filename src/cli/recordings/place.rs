@@ -22,8 +22,8 @@ pub struct Place {
                      Credentials are those of the environment, as the cloud's own programs take them. Default: $SANDGLASS_RECORDINGS."
     )]
     store: Option<String>,
-    /// Address of the server, where it is not the cloud's public one.
-    #[arg(long, value_name = "URL", global = true)]
+    /// Address of the server, where it is not the cloud's public one; of Azure the account's: `https://ACCOUNT.blob.core.usgovcloudapi.net`.
+    #[arg(long, value_name = "URL", global = true, conflicts_with = "config")]
     endpoint: Option<String>,
 }
 
@@ -76,6 +76,9 @@ fn of_url(url: &str, endpoint: Option<&str>) -> anyhow::Result<Recording> {
             prefix = String::from(rest);
         }
         "file" => {
+            if endpoint.is_some() {
+                bail!("--endpoint is for s3, gs and az");
+            }
             store.directory = Some(PathBuf::from(rest));
             prefix.clear();
         }

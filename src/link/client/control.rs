@@ -88,7 +88,7 @@ fn dial_all<S: Serve>(addresses: &[SocketAddr], client: &Rc<Client<S>>, known: &
 }
 
 async fn keep_linked<S: Serve>(address: SocketAddr, client: Rc<Client<S>>, known: Rc<Known>, keep: Keep) {
-    let began = Instant::now();
+    let (began, mut new) = (Instant::now(), keep == Keep::Always);
     let mut backoff = FIRST_BACKOFF;
     let mut failures = 0;
     loop {
@@ -101,13 +101,14 @@ async fn keep_linked<S: Serve>(address: SocketAddr, client: Rc<Client<S>>, known
                 info!(%address, "linked");
                 backoff = FIRST_BACKOFF;
                 failures = 0;
+                new = false;
                 let counted = usize::from(keep == Keep::WhileThere);
                 known.to_replicas.send_modify(|links| *links += counted);
                 converse(socket, address, &client, &known).await;
                 known.to_replicas.send_modify(|links| *links -= counted);
                 info!(%address, "link ended");
             }
-            Err(DialError::Connect { source, .. }) if began.elapsed() < AT_FIRST => {
+            Err(DialError::Unreachable { source, .. }) if new && began.elapsed() < AT_FIRST => {
                 debug!(%address, %source, "not reachable yet");
                 tokio::time::sleep(SOON).await;
                 continue;

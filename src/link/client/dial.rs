@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
@@ -31,7 +32,16 @@ const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Why a gateway could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// TCP or TLS.
+    /// TCP.
+    #[error("failed to connect to {address}: {source}")]
+    Unreachable {
+        /// The gateway.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// TLS, or what came behind it broke.
     #[error("failed to connect to {address}: {source}")]
     Connect {
         /// The gateway.
@@ -64,6 +74,7 @@ pub struct BadCertificate(String);
 /// Dials gateways that the link CA vouches for.
 pub struct Dialer {
     connector: TlsConnector,
+    reached: watch::Sender<bool>,
 }
 
 impl Dialer {
@@ -82,7 +93,13 @@ impl Dialer {
             .map_err(|failure| BadCertificate(failure.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { connector: TlsConnector::from(Arc::new(configuration)) })
+        Ok(Self { connector: TlsConnector::from(Arc::new(configuration)), reached: watch::Sender::new(false) })
+    }
+
+    /// Becomes true with the first connection to a gateway: from then on there is a network, and what is closed is closed by it.
+    #[must_use]
+    pub fn reached(&self) -> watch::Receiver<bool> {
+        self.reached.subscribe()
     }
 
     /// Opens a control link, presenting the pod's token.
@@ -130,7 +147,8 @@ impl Dialer {
 
     async fn connect(&self, address: SocketAddr) -> Result<TlsStream<ReadAhead>, DialError> {
         let connect = |source| DialError::Connect { address, source };
-        let stream = reach(address).await.map_err(connect)?;
+        let stream = reach(address).await.map_err(|source| DialError::Unreachable { address, source })?;
+        self.reached.send_replace(true);
         crate::link::keep_alive(&stream);
         let name = ServerName::try_from(SERVER_NAME).map_err(|failure| connect(io::Error::other(failure)))?;
         let mut stream = self.connector.connect(name, ReadAhead::new(stream)).await.map_err(connect)?;

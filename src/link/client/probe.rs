@@ -24,11 +24,15 @@ const LATER: Duration = Duration::from_secs(5);
 /// Time for the report to reach the gateway before the agent exits.
 const REPORT_GRACE: Duration = Duration::from_secs(3);
 
-/// Starts probing; the verdict changes once at the start, and again should an address open later.
+/// Starts probing once a gateway was `reached`: before that nothing may answer because there is no network yet. The verdict changes once at the
+/// start, and again should an address open later.
 #[must_use]
-pub fn start(must_be_closed: Vec<SocketAddr>) -> watch::Receiver<Readiness> {
+pub fn start(must_be_closed: Vec<SocketAddr>, mut reached: watch::Receiver<bool>) -> watch::Receiver<Readiness> {
     let (sender, verdict) = watch::channel(Readiness::Unknown);
     tokio::task::spawn_local(async move {
+        if reached.wait_for(|reached| *reached).await.is_err() {
+            return;
+        }
         loop {
             let now = settle(&must_be_closed, LIMIT).await;
             match &now {
@@ -105,9 +109,24 @@ mod tests {
             queue.push(stream);
             assert!(queue.len() < 16, "the queue is never full");
         }
+        tokio::time::pause();
         let began = Instant::now();
         assert_eq!(first_open(&[address]).await, None);
         assert!(began.elapsed() < ATTEMPT_LIMIT * 2, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn closed_counts_from_the_first_connection_to_a_gateway_on() {
+        let tests = tokio::task::LocalSet::new();
+        tests
+            .run_until(async {
+                let (reached, heard) = watch::channel(false);
+                let mut verdict = start(vec![], heard);
+                assert!(timeout(Duration::from_millis(100), verdict.changed()).await.is_err(), "{:?}", *verdict.borrow());
+                reached.send_replace(true);
+                verdict.wait_for(|verdict| *verdict == Readiness::Ready).await.expect("a verdict");
+            })
+            .await;
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ impl Connection {
             Ok(halves) => halves,
             Err(failure) => {
                 finish(&sink, &Exit::Failed(failure.to_string())).await;
+                drop(self);
                 return receiver.drain().await;
             }
         };
@@ -55,7 +56,7 @@ impl Connection {
             () = silence => true,
             () = forwards.announce(&mut arrivals, &self.told.gate, &sink) => false,
         };
-        drop((reader, write, self));
+        drop((reader, write, arrivals, self));
         if has_ended {
             receiver.drain().await;
         }
