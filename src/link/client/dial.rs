@@ -166,8 +166,8 @@ async fn reach(address: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect(address).await
 }
 
-/// On the heap: the state of a TLS handshake is larger than that of the whole channel behind it.
-async fn within_limit<T>(address: SocketAddr, dial: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+/// Dials from the heap: the state of a TLS handshake is larger than that of the whole channel behind it.
+async fn within_limit<T>(address: SocketAddr, dial: Pin<Box<impl Future<Output = Result<T, DialError>>>>) -> Result<T, DialError> {
     match tokio::time::timeout(DIAL_LIMIT, dial).await {
         Ok(outcome) => outcome,
         Err(_) => Err(DialError::Silent { address }),
