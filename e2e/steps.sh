@@ -72,7 +72,7 @@ begin() { # NAME PROGRAM...
 	rm -f "$WORK/log/$name.ended"
 	set -m
 	# Told to end, it waits for the program, which may clean up.
-	{ set +e; trap : TERM; "$@"; echo $? >"$WORK/log/$name.ended"; } >"$WORK/log/$name.beside" 2>&1 </dev/null &
+	{ set +e; trap : TERM; "$@"; echo $? >"$WORK/log/$name.ends"; mv "$WORK/log/$name.ends" "$WORK/log/$name.ended"; } >"$WORK/log/$name.beside" 2>&1 </dev/null &
 	set +m
 	BEGUN[$name]=$!
 }

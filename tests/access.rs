@@ -11,6 +11,7 @@ use sandglass::api::session::LinkState;
 use sandglass::api::{AnySession, BreakglassVM, DebugSession};
 use sandglass::gateway::EXIT_CUT;
 use sandglass::gateway::report::Event;
+use sandglass::gateway::watch::Farewell;
 use sandglass::link::CONTROL_PATH;
 use sandglass::link::client::Dialer;
 use std::process::{Child, Stdio};
@@ -46,11 +47,11 @@ async fn the_end_of_a_session_cuts_those_inside_with_a_last_line() {
     let child = stay(&bench, "shell");
     eventually("the shell", || shown(&bench, "shell").contains("inside")).await;
     bench.change_session(|session| {
-        let past = (Utc::now() - TimeDelta::minutes(30) + TimeDelta::seconds(2)).to_rfc3339();
+        let past = (Utc::now() - TimeDelta::minutes(30) + TimeDelta::seconds(8)).to_rfc3339();
         session.metadata.creation_timestamp = serde_json::from_value(past.into()).expect("time");
     });
-    let shown = cut_within(&bench, child, "shell", Duration::from_secs(7)).await;
-    assert!(shown.contains("this session ends in 2 seconds") || shown.contains("1 second"), "{shown}");
+    let shown = cut_within(&bench, child, "shell", Duration::from_secs(25)).await;
+    assert!(shown.contains("this session ends in "), "{shown}");
     assert!(shown.contains("the session has expired"), "{shown}");
     let refused = bench.run(&["true"], b"").await;
     assert_eq!(refused.status.code(), Some(255));
@@ -138,7 +139,7 @@ async fn end_delete_and_lost_access_cut_within_seconds() {
         let child = stay(&bench, "shell");
         eventually("the shell", || shown(&bench, "shell").contains("inside")).await;
         change(&bench);
-        let shown = cut_within(&bench, child, "shell", Duration::from_secs(5)).await;
+        let shown = cut_within(&bench, child, "shell", Duration::from_secs(20)).await;
         assert!(shown.contains(reason), "{reason}: {shown}");
     }
 }
@@ -149,12 +150,12 @@ async fn a_session_of_the_same_name_is_another_session() {
     let child = stay(&bench, "shell");
     eventually("the shell", || shown(&bench, "shell").contains("inside")).await;
     bench.change_session(|session| session.metadata.uid = Some("another".into()));
-    assert!(cut_within(&bench, child, "shell", Duration::from_secs(5)).await.contains("deleted"));
+    assert!(cut_within(&bench, child, "shell", Duration::from_secs(20)).await.contains("deleted"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_does_not_read_is_cut_all_the_same() {
-    let bench = Bench::start(Options::default()).await;
+    let bench = Bench::start(Options { farewell: Farewell::default(), ..Options::default() }).await;
     let mut command = bench.client("ssh");
     let mut child = command.args(["s", "cat /dev/zero"]).stdout(Stdio::piped()).spawn().expect("started");
     eventually("output", || bench.gateway.metrics.bytes_out.get() > 1 << 20).await;
@@ -162,7 +163,7 @@ async fn a_user_who_does_not_read_is_cut_all_the_same() {
     bench.change_session(|session| session.spec.end = true);
     let began = Instant::now();
     eventually("the connection to be gone", || bench.gateway.metrics.connections.get() == 0).await;
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(20));
     child.kill().expect("killed");
     child.wait().expect("ended");
 }
@@ -396,23 +397,23 @@ async fn the_agent_is_small_when_idle() {
     assert!(kilobytes < 4096, "{line}");
 }
 
-/// A clock that runs sixty times as fast: two minutes pass in two seconds.
+/// A clock that runs twenty times as fast: a minute passes in three seconds.
 fn fast_clock() -> chrono::DateTime<Utc> {
     static START: std::sync::OnceLock<(chrono::DateTime<Utc>, Instant)> = std::sync::OnceLock::new();
     let (wall, began) = START.get_or_init(|| (Utc::now(), Instant::now()));
-    *wall + TimeDelta::milliseconds(i64::try_from(began.elapsed().as_millis()).expect("short") * 60)
+    *wall + TimeDelta::milliseconds(i64::try_from(began.elapsed().as_millis()).expect("short") * 20)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_terminal_is_warned_and_closed_and_the_session_goes_on() {
     let change = |session: &mut sandglass::api::DebugSession| {
-        session.spec.access.idle_timeout = Some("4m".into());
+        session.spec.access.idle_timeout = Some("2m".into());
         session.spec.ttl = "1h".into();
     };
     let bench = Bench::start(Options { change, now: fast_clock, ..Options::default() }).await;
     let child = stay(&bench, "shell");
     eventually("the shell", || shown(&bench, "shell").contains("inside")).await;
-    let shown = cut_within(&bench, child, "shell", Duration::from_secs(9)).await;
+    let shown = cut_within(&bench, child, "shell", Duration::from_secs(25)).await;
     assert!(shown.contains("closed in a minute") && shown.contains("log in again"), "{shown}");
     assert!(bench.run(&["true"], b"").await.status.success());
 }
@@ -431,20 +432,23 @@ async fn a_pod_cannot_reach_a_users_ssh_agent_unasked() {
         let mut command = bench.client("bash");
         command = {
             let mut shell = std::process::Command::new("bash");
-            let script = "eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT; ssh-add -q $D/id; timeout 5 ssh -F $D/ssh_config -o ForwardAgent=no s true; echo left";
+            let script = "eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT; ssh-add -q $D/id; timeout 60 ssh -F $D/ssh_config -o ForwardAgent=no s true; echo left";
             shell.args(["-c", script]).env("D", bench.folder.path());
             drop(command);
             shell
         };
         support::finish(command, Vec::new())
     });
-    let ticket = loop {
-        if let Message::Text(text) = control.next().await.expect("open").expect("message")
-            && let Ok(ToAgent::Open { ticket, .. }) = serde_json::from_str(&text)
-        {
-            break ticket;
+    let opened = async {
+        loop {
+            if let Message::Text(text) = control.next().await.expect("open").expect("message")
+                && let Ok(ToAgent::Open { ticket, .. }) = serde_json::from_str(&text)
+            {
+                break ticket;
+            }
         }
     };
+    let ticket = tokio::time::timeout(Duration::from_mins(1), opened).await.expect("the user's login");
     let dialer = Dialer::new(&bench.certificate_authority).expect("a dialer");
     let (mut channel, _receiver) = dialer.channel(bench.link, &ticket).await.expect("channel").split();
     for number in 0..100_u64 {

@@ -255,7 +255,7 @@ async fn half_open_connections_keep_nobody_out() {
     let began = Instant::now();
     let output = bench.run(&["true"], b"").await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -387,7 +387,7 @@ async fn the_end_reaches_every_terminal_with_its_last_line() {
     bench.change_session(|session| session.spec.end = true);
     let ended = std::cell::RefCell::new(logins);
     eventually("their ends", || ended.borrow_mut().iter_mut().all(|login| login.try_wait().expect("asked").is_some())).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "cut after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "cut after {:?}", began.elapsed());
     for (number, login) in ended.borrow_mut().iter_mut().enumerate() {
         let (code, seen) = (login.wait().expect("ended").code(), seen(number));
         assert!(code == Some(124) && seen.contains("sandglass: the session has ended"), "login {number}: {code:?} {seen}");

@@ -340,7 +340,7 @@ async fn other_paths_and_methods_say_what_there_is() {
 
 #[tokio::test]
 async fn a_flood_of_unknown_keys_is_no_flood_of_fetches_and_shuts_its_address_out() {
-    let world = World::with(", failuresPer: 1h", "").await;
+    let world = World::with(", failuresPer: 24h", ", fetchInterval: 10m").await;
     world.ask(&world.token(&world.claims())).await;
     for number in 0..1000 {
         let token = world.signer.token(&json!({ "alg": "RS256", "kid": format!("k{number}") }), &world.claims());

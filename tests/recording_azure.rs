@@ -140,12 +140,13 @@ async fn a_wrong_key_means_no_shell_and_a_rotated_one_is_used_at_once() {
     let right = std::fs::read(server.key_file()).expect("read");
     std::fs::write(server.key_file(), "d3Jvbmc=").expect("written");
     let records = Records::over(server.bucket());
-    let bench = bench(&records).await;
-    let output = bench.run(&["echo shown"], b"").await;
+    let strict = Bench::start(Options { archive: Some(Arc::clone(&records.strict)), ..Options::default() }).await;
+    let output = strict.run(&["echo shown"], b"").await;
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(126), ""));
     assert!(text(&output.stderr).contains("without a recording there is no shell"), "{}", text(&output.stderr));
     assert!(!text(&output.stderr).contains("d3Jvbmc"), "{}", text(&output.stderr));
     std::fs::write(server.key_file(), right).expect("written");
+    let bench = bench(&records).await;
     let output = bench.run(&["echo shown"], b"").await;
     assert_eq!(text(&output.stdout), "shown\n", "{}", text(&output.stderr));
     assert_eq!(records.all_closed(2).await.len(), 2, "the refused connection is on record too");

@@ -102,13 +102,16 @@ async fn a_replay_at_a_terminal_waits_and_obeys_keys() {
     let store = format!("file://{}/prefix", made.folder.path().display());
     // A hundredth of its speed: without the key it would take minutes. The terminal is `script`'s.
     let replay = format!("{} recordings --store {store} replay {} --speed 0.01", env!("CARGO_BIN_EXE_sandglass"), made.connection);
-    let script = format!("{{ sleep 1; printf ' '; sleep 1; printf q; sleep 1; }} | timeout 60 script -qec '{replay}' /dev/null");
-    let began = std::time::Instant::now();
+    let screen = made.folder.path().join("screen");
+    let script = format!(
+        "S={}; touch $S; until_shown() {{ for _ in $(seq 600); do ! grep -aq \"$1\" $S || break; sleep 0.05; done; }}
+         {{ until_shown rose; printf ' '; until_shown paused; printf q; }} | timeout 60 script -qec '{replay}' /dev/null >$S",
+        screen.display()
+    );
     let output =
         std::process::Command::new("bash").args(["-c", &script]).env("TERM", "xterm").env_remove("NO_COLOR").output().expect("bash");
-    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
-    assert!(output.status.success(), "{output:?}");
-    let screen = text(&output.stdout);
+    let screen = text(&std::fs::read(screen).expect("shown"));
+    assert!(output.status.success(), "{output:?} {screen:?}");
     assert!(screen.contains("paused"), "{screen:?}");
     assert!(!screen.contains("\u{1b}]52"), "{screen:?}");
 }

@@ -167,9 +167,10 @@ async fn logins_policies_and_keys_that_fail() {
 
     // The policy.
     assert_eq!(fails(&narrow, &ours(), &[kv("breakglass/second", "key")]).await.0, "VaultPolicyTooNarrow");
-    bao.role("nocaps", r#"path "vms/data/breakglass/devvm" { capabilities = ["read"] }"#, json!({})).await;
+    let for_long = json!({"token_ttl": "1h", "token_max_ttl": "1h"});
+    bao.role("nocaps", r#"path "vms/data/breakglass/devvm" { capabilities = ["read"] }"#, for_long.clone()).await;
     assert_eq!(fails(&bao.vault("nocaps"), &ours(), &[devvm()]).await.1, VaultError::NoSelfService);
-    bao.role("norevoke", &NARROW.replace("auth/token/revoke-self", "auth/token/renew-self"), json!({})).await;
+    bao.role("norevoke", &NARROW.replace("auth/token/revoke-self", "auth/token/renew-self"), for_long).await;
     let (_, error) = fails(&bao.vault("norevoke"), &ours(), &[devvm()]).await;
     assert_eq!(error, VaultError::TooNarrow { path: "auth/token/revoke-self".to_owned(), needs: "update" });
     assert_eq!(bao.tokens().await, 3, "what the two roles above left lives until its ttl ends");
@@ -281,12 +282,12 @@ async fn servers_that_do_not_answer() {
     bao.signal("STOP");
     let begun = Instant::now();
     assert_eq!(fails(&vault, &ours(), &[devvm()]).await.0, "VaultUnreachable");
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     bao.signal("CONT");
     let (slow, _) = bao.proxy("narrow", |request, _| request.path.contains("/data/").then_some(Reply::Hang)).await;
     let begun = Instant::now();
     assert_eq!(fails(&slow, &ours(), &[devvm()]).await.0, "VaultUnreachable");
-    assert!((9..14).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!((9..30).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert_eq!(bao.tokens().await, 1, "revoked all the same");
 
     // Sealed, and unsealed.

@@ -24,6 +24,7 @@ GOALS = {
     "stored_zeros_mb": ("stored for 600 MB of zeros", "value", "<=", 1),
     "stored_typing_mb_per_hour": ("stored for an hour of typing", "value", "<=", 2),
     "apply_to_shell": ("apply to the first command", "ratio", "<=", 1.15),
+    "apply_to_shell_once_open": ("the same, where `Open` is waited for before `ssh`", "ratio", "<=", None),
     # The baseline of the first is plain ssh with the key at hand, of its parts the whole.
     "apply_to_machine": ("apply to a machine's first byte", "value", "<=", None),
     "apply_to_machine_pod": ("of it: until the recovery pod runs", "value", "<=", None),

@@ -19,7 +19,7 @@ pub mod report;
 pub mod sight;
 pub mod socket;
 mod waiting;
-mod watch;
+pub mod watch;
 
 use crate::domain::configuration::Configuration;
 use crate::link::registry::Registry;
@@ -54,6 +54,8 @@ pub struct Gateway {
     pub metrics: metrics::Metrics,
     /// Cancelled when this replica is to stop: its connections are ended with a message.
     pub drain: CancellationToken,
+    /// What a connection that is cut is given.
+    pub farewell: watch::Farewell,
     /// The clock.
     pub now: fn() -> DateTime<Utc>,
 }

@@ -11,10 +11,6 @@ use crate::recording::sftp::{SftpEvent, SftpObserver};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-/// How long a channel waits until the store has the event of its beginning.
-const PATIENCE: Duration = Duration::from_millis(1800);
 
 /// What is recorded of a channel.
 enum View {
@@ -116,9 +112,9 @@ impl Sight {
     /// # Errors
     /// [`Stopped`], with words for the user.
     pub async fn is_recorded(&self) -> Result<(), Stopped> {
-        let Some(recorder) = self.recorder() else { return Ok(()) };
-        let outcome = recorder.flush(PATIENCE).await;
-        if let (Err(_), Some(archive)) = (&outcome, &self.connection.gateway.archive) {
+        let (Some(recorder), Some(archive)) = (self.recorder(), &self.connection.gateway.archive) else { return Ok(()) };
+        let outcome = recorder.flush(archive.patience).await;
+        if outcome.is_err() {
             archive.metrics.refused.inc();
         }
         outcome

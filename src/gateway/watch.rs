@@ -13,10 +13,28 @@ use tracing::info;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// How long channels have to say their last line.
-const LAST_WORDS: Duration = Duration::from_millis(1500);
-/// How long a client has to leave after it, and again after it was told to.
-const LEAVE: Duration = Duration::from_millis(700);
+/// What a connection that is cut is given before its socket is closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Farewell {
+    /// How long channels have to say their last line.
+    pub words: Duration,
+    /// How long a client has to leave after it, and again after it was told to.
+    pub leave: Duration,
+}
+
+/// Cut five seconds after the right ended, whatever the client does.
+impl Default for Farewell {
+    fn default() -> Self {
+        Self { words: Duration::from_millis(1500), leave: Duration::from_millis(700) }
+    }
+}
+
+impl Farewell {
+    fn whole(self) -> Duration {
+        self.words + 2 * self.leave
+    }
+}
+
 /// When users are told that the end is near.
 const WARNINGS: [i64; 2] = [300, 60];
 
@@ -133,6 +151,7 @@ async fn unrecorded(connection: &Connection) -> Arc<str> {
 /// Last words on every channel; then the client may leave by itself, which ordinary ones do, and so keep their exit status; then a
 /// disconnect message, and last the socket itself.
 async fn end(connection: &Connection, handle: &russh::server::Handle, cut: &socket::Cut, reason: &str, closed: impl Future<Output = ()>) {
+    let limits = connection.gateway.farewell;
     connection.cut.send_replace(Some(reason.into()));
     tokio::pin!(closed);
     let words = async {
@@ -142,13 +161,13 @@ async fn end(connection: &Connection, handle: &russh::server::Handle, cut: &sock
         }
     };
     let farewell = async {
-        let _ = tokio::time::timeout(LAST_WORDS, words).await;
-        if tokio::time::timeout(LEAVE, &mut closed).await.is_err() {
+        let _ = tokio::time::timeout(limits.words, words).await;
+        if tokio::time::timeout(limits.leave, &mut closed).await.is_err() {
             let _ = handle.disconnect(Disconnect::ByApplication, format!("sandglass: {reason}"), String::new()).await;
             closed.await;
         }
     };
-    let _ = tokio::time::timeout(LAST_WORDS + 2 * LEAVE, farewell).await;
+    let _ = tokio::time::timeout(limits.whole(), farewell).await;
     cut.now();
 }
 
@@ -177,6 +196,11 @@ mod tests {
 
     fn now() -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000, 0).expect("valid")
+    }
+
+    #[test]
+    fn nobody_stays_five_seconds_longer() {
+        assert!(TICK + Farewell::default().whole() < Duration::from_secs(5));
     }
 
     #[test]

@@ -170,7 +170,7 @@ mod tests {
         assert!(began.elapsed() < RECORD_LIMIT * 2, "one record's limit");
         let began = std::time::Instant::now();
         output.progress("dropped");
-        assert!(output.is_broken() && began.elapsed() < Duration::from_millis(100), "a broken stream costs no time");
+        assert!(output.is_broken() && began.elapsed() < RECORD_LIMIT, "a broken stream costs no time");
         drop(from);
     }
 

@@ -19,6 +19,9 @@ use tokio::sync::{Notify, watch};
 /// What all recordings of a replica may hold in memory.
 pub(super) const HELD_BY_ALL: u64 = 256 * 1024 * 1024;
 
+/// How long a channel waits until the store has the event of its beginning; then there is no shell.
+pub const PATIENCE: Duration = Duration::from_millis(1800);
+
 /// See the module.
 pub struct Archive {
     pub(super) bucket: Bucket,
@@ -28,6 +31,8 @@ pub struct Archive {
     pub(super) held: AtomicU64,
     pub(super) room: Notify,
     pub(super) now: fn() -> DateTime<Utc>,
+    /// How long a channel waits until it is recorded.
+    pub patience: Duration,
     /// Counters.
     pub metrics: Metrics,
     prefix: String,
@@ -48,6 +53,8 @@ pub struct Setup {
     pub replica: String,
     /// Signs the manifests.
     pub key: PrivateKey,
+    /// How long a channel waits until it is recorded: [`PATIENCE`].
+    pub patience: Duration,
     /// Counters.
     pub metrics: Metrics,
     /// The clock.
@@ -78,6 +85,7 @@ impl Archive {
             held: AtomicU64::new(0),
             room: Notify::new(),
             now: setup.now,
+            patience: setup.patience,
             metrics: setup.metrics,
             prefix: setup.prefix,
             address: setup.address,

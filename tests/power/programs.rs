@@ -147,7 +147,7 @@ fn a_program_that_hangs_is_given_up_in_time() {
     let ran = qm.ask("stop", &["--verify-seconds", "1"]);
     assert_eq!((ran.code, ran.outcome().after.as_deref()), (1, Some("running")));
     assert!(ran.outcome().message.contains("was not done in time and was killed"), "{:?}", ran.outcome());
-    assert!(ran.took < Duration::from_secs(8), "{:?}", ran.took);
+    assert!(ran.took < Duration::from_secs(20), "{:?}", ran.took);
     // One that always hangs: each item takes its limit, all of them no more than the bundle's.
     let options = qm.stage.program("qm", "#!/bin/sh\nsleep 3600\n");
     let pvesh = qm.stage.program("pvesh", "#!/bin/sh\nsleep 3600\n");
@@ -188,7 +188,7 @@ fn what_is_gone_once_stopped_is_not_cycled() {
     let narrowed = virsh.stage.check(&[options.as_slice(), &["--verbs", "stop,start"]].concat());
     assert_eq!(narrowed, (0, "web: ok, running, no console configured\n".to_owned()));
     // Nobody can tell a domain that is gone from one that never was.
-    let ran = virsh.ask("stop", &["--verify-seconds", "1"]);
+    let ran = virsh.ask("stop", &["--verify-seconds", "5"]);
     assert_eq!((ran.code, ran.outcome().after.as_deref()), (1, Some("unknown")), "{:?}", ran.outcome());
     assert_eq!(virsh.acts(), ["virsh destroy web"]);
 }
@@ -211,17 +211,17 @@ fn the_real_virsh_is_understood() {
     }
     // Its domains begin anew with each process: what was stopped runs again, and that is noticed.
     let stage = Stage::new("virsh-real");
-    let options = ["--driver", "virsh", "--vm", "test", "--vm", "other", "--connect", "test:///default", "--verify-seconds", "2"];
+    let options = ["--driver", "virsh", "--vm", "test", "--vm", "other", "--connect", "test:///default", "--verify-seconds", "8"];
     assert_eq!(stage.asked(&options, "status test").outcome().after.as_deref(), Some("running"));
     let ran = stage.asked(&options, "stop test");
     assert_eq!((ran.code, ran.outcome().state), (1, Ending::Failed));
-    assert!(ran.outcome().message.contains("it should be off after 2 s and is running"), "{:?}", ran.outcome());
+    assert!(ran.outcome().message.contains("it should be off after 8 s and is running"), "{:?}", ran.outcome());
     assert!(ran.bytes("screen.png").starts_with(b"\x89PNG"));
     assert!(ran.text("domain.xml").contains("<name>test</name>") && ran.text("state.txt").contains("Persistent:"));
     assert_eq!(ran.item("registers.txt").outcome, Capture::Failed);
     // Persistent, so a cycle goes as far as the stop.
     let ran = stage.asked(&options, "cycle test");
-    assert!(ran.outcome().message.contains("it should be off after 2 s and is running"), "{:?}", ran.outcome());
+    assert!(ran.outcome().message.contains("it should be off after 8 s and is running"), "{:?}", ran.outcome());
     assert_eq!(stage.asked(&options, "reset test").outcome().state, Ending::Succeeded);
     let ran = stage.asked(&options, "status other");
     assert_eq!((ran.code, ran.outcome().after.as_deref()), (1, Some("unknown")));

@@ -68,7 +68,7 @@ fn a_silent_socket_costs_one_limit_and_no_start() {
     assert!(ran.outcome().message.contains("QEMU does not answer"), "{:?}", ran.outcome());
     assert_eq!((ran.item("state.json").outcome, ran.item("cpus.json").outcome), (Capture::TimedOut, Capture::Skipped));
     assert!(!stage.path("started").exists(), "a second QEMU on the same disk");
-    assert!(ran.took < Duration::from_secs(8), "{:?}", ran.took);
+    assert!(ran.took < Duration::from_secs(20), "{:?}", ran.took);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_start_program_that_hangs_is_killed() {
     let ran = ask(&stage, &missing, &["--start", &start, "--verify-seconds", "1"], "start");
     assert_eq!((ran.code, ran.outcome().after.as_deref()), (1, Some("off")));
     assert!(ran.outcome().message.contains("was not done in time and was killed"), "{:?}", ran.outcome());
-    assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
+    assert!(ran.took < Duration::from_secs(20), "{:?}", ran.took);
 }
 
 /// What is started stays for as long as the VM: nothing of the mask that protects a verb may go with it.
@@ -125,7 +125,7 @@ fn a_start_program_has_no_signal_blocked() {
     let missing = PretendedQemu { seen: std::sync::Arc::default(), socket: stage.text("nothing.sock") };
     let script = format!("#!/bin/sh\nexec grep SigBlk /proc/self/status >{}\n", stage.text("mask"));
     let start = format!("vm-1={}", stage.program("start", &script));
-    ask(&stage, &missing, &["--start", &start, "--verify-seconds", "1"], "start");
+    ask(&stage, &missing, &["--start", &start, "--verify-seconds", "5"], "start");
     assert_eq!(std::fs::read_to_string(stage.path("mask")).expect("read"), "SigBlk:\t0000000000000000\n");
 }
 

@@ -9,7 +9,7 @@ use object_store::{
     PutResult, Result,
 };
 use russh::keys::PublicKey;
-use sandglass::recording::archive::{Archive, Setup};
+use sandglass::recording::archive::{Archive, PATIENCE, Setup};
 use sandglass::recording::cast::{Channel, channels};
 use sandglass::recording::format::Kind;
 use sandglass::recording::metrics::Metrics;
@@ -21,7 +21,10 @@ use std::time::{Duration, Instant};
 
 /// An archive, what reads it back, and the key that must have signed.
 pub struct Records {
+    /// Waits for the store for as long as a busy machine takes.
     pub archive: Arc<Archive>,
+    /// The same of another replica, which waits no longer than in earnest: for what must be refused.
+    pub strict: Arc<Archive>,
     pub library: Library,
     pub key: PublicKey,
 }
@@ -31,7 +34,9 @@ impl Records {
     pub fn over(bucket: Bucket) -> Self {
         let key = new_key();
         let public = key.public_key().clone();
-        Self { archive: archive(&bucket, "replica-1", key), library: Library::new(bucket, "prefix".into()), key: public }
+        let strict = archive(&bucket, "replica-0", key.clone());
+        let patient = Archive::new(Setup { patience: Duration::from_secs(30), ..setup(&bucket, "replica-1", key) });
+        Self { archive: patient, strict, library: Library::new(bucket, "prefix".into()), key: public }
     }
 
     /// The one recording there is, once it is closed.
@@ -53,6 +58,22 @@ impl Records {
         }
     }
 
+    /// Waits until a recording that goes on holds exactly these bytes of its first channel's output.
+    pub async fn holds(&self, output: &[u8]) -> Summary {
+        let began = Instant::now();
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            tick.tick().await;
+            if let Some(one) = self.library.list(&Filter::default()).await.expect("listed").pop() {
+                let loaded = self.library.load(&one.name).await.expect("loaded");
+                if channels_of(&loaded).first().is_some_and(|channel| bytes_of(&loaded, channel.channel, Kind::Output) == output) {
+                    return one;
+                }
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "not stored after {:?}", began.elapsed());
+        }
+    }
+
     /// All recordings; what was found instead, where they are not so many or not closed.
     async fn closed_now(&self, count: usize) -> Result<Result<Vec<Loaded>, Vec<Summary>>, ReadError> {
         let found = self.library.list(&Filter::default()).await?;
@@ -66,15 +87,20 @@ impl Records {
 
 /// An archive of another replica.
 pub fn archive(bucket: &Bucket, replica: &str, key: russh::keys::PrivateKey) -> Arc<Archive> {
-    Archive::new(Setup {
+    Archive::new(setup(bucket, replica, key))
+}
+
+fn setup(bucket: &Bucket, replica: &str, key: russh::keys::PrivateKey) -> Setup {
+    Setup {
         bucket: bucket.clone(),
         address: "test://bucket".into(),
         prefix: "prefix".into(),
         replica: replica.into(),
         key,
+        patience: PATIENCE,
         metrics: Metrics::default(),
         now: Utc::now,
-    })
+    }
 }
 
 /// A recording's channels.

@@ -13,6 +13,7 @@ use sandglass::gateway::directory::Directory;
 use sandglass::gateway::limits::Limits;
 use sandglass::gateway::metrics::Metrics;
 use sandglass::gateway::report::{Report, Reports};
+use sandglass::gateway::watch::Farewell;
 use sandglass::gateway::{Gateway, listener};
 use sandglass::link::registry::Registry;
 use sandglass::link::server::Refusal;
@@ -73,11 +74,15 @@ pub struct Options {
     pub archive: Option<Arc<Archive>>,
     /// `recording.keystrokes`.
     pub keystrokes: &'static str,
+    /// What a connection that is cut is given: so much that a busy machine's client hears its last line.
+    pub farewell: Farewell,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { configuration: "", change: |_| {}, must_be_closed: Vec::new(), now: Utc::now, archive: None, keystrokes: "Never" }
+        let farewell = Farewell { words: Duration::from_secs(10), leave: Duration::from_secs(10) };
+        let (change, must_be_closed) = (|_: &mut DebugSession| {}, Vec::new());
+        Self { configuration: "", change, must_be_closed, now: Utc::now, archive: None, keystrokes: "Never", farewell }
     }
 }
 
@@ -110,6 +115,7 @@ impl Bench {
             archive: options.archive.clone(),
             metrics: Metrics::default(),
             drain: CancellationToken::new(),
+            farewell: options.farewell,
             now: options.now,
         });
         let (certificate_authority, key) = tls::new_authority().expect("CA");

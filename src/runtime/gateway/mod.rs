@@ -34,6 +34,7 @@ use crate::gateway::keys::{HOST_KEY, LINK_CA, LINK_CA_KEY, RECORDING_KEY, read, 
 use crate::gateway::limits::Limits;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::report::Reports;
+use crate::gateway::watch::Farewell;
 use crate::gateway::{Gateway, listener, power_once};
 use crate::kubernetes::connect;
 use crate::kubernetes::token_review::pod_of_token;
@@ -41,7 +42,7 @@ use crate::link::registry::Registry;
 use crate::link::server::Refusal;
 use crate::link::{server, tls};
 use crate::page::{Page, Settings};
-use crate::recording::archive::{Archive, Setup};
+use crate::recording::archive::{Archive, PATIENCE, Setup};
 use crate::{recording, store};
 
 /// A watch that says nothing for so long is begun anew: a connection may die without a word.
@@ -98,6 +99,7 @@ fn archive(
         // Two processes never share it, not even those of one pod.
         replica: format!("{name}-{}", listener::identifier()),
         key: read_key(keys, RECORDING_KEY)?,
+        patience: PATIENCE,
         metrics,
         now: Utc::now,
     };
@@ -158,6 +160,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         archive: archive.clone(),
         metrics: Metrics::default(),
         drain: CancellationToken::new(),
+        farewell: Farewell::default(),
         now: Utc::now,
     });
     gateway.metrics.register(&mut registry);
