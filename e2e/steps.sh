@@ -5,6 +5,9 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 WORK=$TOP/target/e2e
 CACHE=${SANDGLASS_E2E_CACHE:-$HOME/.cache/sandglass-e2e}
 export CARGO_TERM_COLOR=never
+# What e2e/build-binaries built.
+STATIC=${CARGO_TARGET_DIR:-$TOP/target}/static/x86_64-unknown-linux-gnu
+STATIC_SANDGLASS=$STATIC/${SANDGLASS_PROFILE:-e2e}/sandglass
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
 	BOLD=$'\e[1m' DIM=$'\e[2m' GREEN=$'\e[32m' RED=$'\e[31m' YELLOW=$'\e[33m' PLAIN=$'\e[0m'

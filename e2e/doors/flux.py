@@ -98,10 +98,10 @@ class Story:
         blocker = world.manifests.session("before", ttl="5m")
         apply(blocker)
         kubectl("wait", "--for=condition=Open", "debugsession/before", "-n", APP, "--timeout=60s")
-        self.not_after = utc(75)
+        self.not_after = utc(110)
         self.files = {
-            "app/build.yaml": world.manifests.session("build-1", ttl="1m", notAfter=self.not_after, reason="the linker fails"),
-            "app/machine.yaml": world.manifests.recovery("machine-1", ttl="1m", notAfter=self.not_after, reason="disk full"),
+            "app/build.yaml": world.manifests.session("build-1", ttl="90s", notAfter=self.not_after, reason="the linker fails"),
+            "app/machine.yaml": world.manifests.recovery("machine-1", ttl="90s", notAfter=self.not_after, reason="disk full"),
         }
         self.commit = world.repository.commit("A session and a recovery", self.files)
         self.flux = Flux(world.repository, "app", "./app")
@@ -147,7 +147,7 @@ class Story:
 
     def through_expiry(self):
         self.flux.apply_again(3)
-        until("both to be over", lambda: all(over(item) for item in pair().values()), 90, lambda: [told(item) for item in pair().values()])
+        until("both to be over", lambda: all(over(item) for item in pair().values()), 150, lambda: [told(item) for item in pair().values()])
         ended = pair()
         self.flux.apply_again(7)
         now = pair()
@@ -181,7 +181,7 @@ class Story:
 
     def too_late(self):
         self.known = list(self.first.values())
-        until("notAfter", lambda: utc(0) > self.not_after, 60)
+        until("notAfter", lambda: utc(0) > self.not_after, 90)
         force = {"annotations": {"kustomize.toolkit.fluxcd.io/force": "enabled"}}
         by_force = lambda item: {**item, "metadata": {**item["metadata"], **force}, "spec": {**item["spec"], "reason": "forced"}}
         forced = {name: by_force(item) for name, item in self.files.items()}

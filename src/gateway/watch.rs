@@ -9,29 +9,26 @@ use russh::Disconnect;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::time::Instant;
 use tracing::info;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// What a connection that is cut is given before its socket is closed.
+/// What a connection that is cut is given, each from the cut on.
 #[derive(Clone, Copy, Debug)]
 pub struct Farewell {
     /// How long channels have to say their last line.
     pub words: Duration,
-    /// How long a client has to leave after it, and again after it was told to.
+    /// When a client that did not leave by itself after them is told to.
     pub leave: Duration,
+    /// When the socket is closed.
+    pub close: Duration,
 }
 
-/// Cut five seconds after the right ended, whatever the client does.
+/// Whatever the client does, it is cut within five seconds of the end of its right.
 impl Default for Farewell {
     fn default() -> Self {
-        Self { words: Duration::from_millis(1500), leave: Duration::from_millis(700) }
-    }
-}
-
-impl Farewell {
-    fn whole(self) -> Duration {
-        self.words + 2 * self.leave
+        Self { words: Duration::from_millis(1500), leave: Duration::from_secs(3), close: Duration::from_millis(3700) }
     }
 }
 
@@ -151,7 +148,7 @@ async fn unrecorded(connection: &Connection) -> Arc<str> {
 /// Last words on every channel; then the client may leave by itself, which ordinary ones do, and so keep their exit status; then a
 /// disconnect message, and last the socket itself.
 async fn end(connection: &Connection, handle: &russh::server::Handle, cut: &socket::Cut, reason: &str, closed: impl Future<Output = ()>) {
-    let limits = connection.gateway.farewell;
+    let (limits, began, silent) = (connection.gateway.farewell, Instant::now(), connection.channels().is_empty());
     connection.cut.send_replace(Some(reason.into()));
     tokio::pin!(closed);
     let words = async {
@@ -162,12 +159,14 @@ async fn end(connection: &Connection, handle: &russh::server::Handle, cut: &sock
     };
     let farewell = async {
         let _ = tokio::time::timeout(limits.words, words).await;
-        if tokio::time::timeout(limits.leave, &mut closed).await.is_err() {
+        // Told to leave, OpenSSH drops what it has not shown yet. Who has been shown nothing has nothing to lose.
+        let leave = if silent { began } else { began + limits.leave };
+        if tokio::time::timeout_at(leave, &mut closed).await.is_err() {
             let _ = handle.disconnect(Disconnect::ByApplication, format!("sandglass: {reason}"), String::new()).await;
             closed.await;
         }
     };
-    let _ = tokio::time::timeout(limits.whole(), farewell).await;
+    let _ = tokio::time::timeout(limits.close, farewell).await;
     cut.now();
 }
 
@@ -200,7 +199,7 @@ mod tests {
 
     #[test]
     fn nobody_stays_five_seconds_longer() {
-        assert!(TICK + Farewell::default().whole() < Duration::from_secs(5));
+        assert!(TICK + Farewell::default().close < Duration::from_secs(5));
     }
 
     #[test]

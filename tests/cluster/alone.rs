@@ -151,7 +151,7 @@ async fn the_other_gateway_takes_over() {
     for abruptly in [true, false] {
         let before = status(&lab.get("s").await).connections.len();
         let mut login = lab.stay(&session, "exec sleep 600").await;
-        let reported = lab.until("s", 10, "told of the login", |session| status(session).connections.len() > before).await;
+        let reported = lab.until("s", 45, "told of the login", |session| status(session).connections.len() > before).await;
         let connections = status(&reported).connections;
         let newest = connections.iter().filter(|one| one.ended_at.is_none()).max_by_key(|one| one.started_at.0).expect("a connection");
         let mut serving = None;
@@ -174,10 +174,11 @@ async fn the_other_gateway_takes_over() {
             assert!(login.seen().contains("this gateway restarts. The session goes on: log in again to get back"), "{}", login.seen());
         }
         // A replica that goes in good order is no longer asked before it stops. One that died is, until the cluster has noticed.
-        let patience = Duration::from_secs(if abruptly { 10 } else { 0 });
+        let patience = Duration::from_secs(if abruptly { 30 } else { 0 });
         loop {
             let mut again = lab.client_of("ssh", &session);
-            again.args(["-o", "ConnectTimeout=2", "s", "cat /tmp/mark"]);
+            let impatience: &[&str] = if abruptly { &["-o", "ConnectTimeout=2"] } else { &[] };
+            again.args(impatience).args(["s", "cat /tmp/mark"]);
             let again = finish(again, 20).await;
             if again.status.success() {
                 assert_eq!(text(&again.stdout), "still here\n");
@@ -279,7 +280,7 @@ async fn a_gateway_killed_in_the_middle_loses_two_seconds_at_most_and_is_closed_
     let mut login = lab.stay(&session, "n=0; while :; do n=$((n+1)); echo line $n.; sleep 0.1; done").await;
     let last_line = |text: &str| text.matches("line ").count();
     eventually("some seconds of output", 30, async || last_line(&login.seen()) > 50).await;
-    let reported = lab.until("s", 10, "told of the login", |session| !status(session).connections.is_empty()).await;
+    let reported = lab.until("s", 45, "told of the login", |session| !status(session).connections.is_empty()).await;
     let connection = status(&reported).connections.pop().expect("a connection");
     let replicas = ListParams::default().labels("app.kubernetes.io/component=gateway");
     let mut killed = false;

@@ -129,12 +129,13 @@ async fn applied_every_second_it_acts_once() {
     let end = Utc::now() + TimeDelta::seconds(80);
     while Utc::now() < end {
         tick.tick().await;
+        let now = Utc::now();
         let session = apply("gitops").await;
         assert_eq!(uid(&session), uid(&first), "it is the same object all the time");
         opened |= is_open(&session);
         if let Some(expires_at) = &status(&session).expires_at {
-            let over = since(expires_at, Utc::now());
-            assert!(over < TimeDelta::seconds(3) || has_ended(&session), "{over} over and {}", open_message(&session));
+            let over = since(expires_at, now);
+            assert!(over < TimeDelta::seconds(15) || has_ended(&session), "{over} over and {}", open_message(&session));
         }
     }
     assert!(opened, "it never opened");
@@ -155,10 +156,10 @@ async fn after_not_after_nothing_opens() {
     assert_eq!(status(&late).pod, None);
 
     // The earlier of both decides: seconds from now, although the TTL says minutes.
-    let soon = (Utc::now() + TimeDelta::seconds(8)).duration_trunc(TimeDelta::seconds(1)).expect("in range");
+    let soon = (Utc::now() + TimeDelta::seconds(20)).duration_trunc(TimeDelta::seconds(1)).expect("in range");
     let session = lab.open("soon", json!({ "notAfter": soon.to_rfc3339() })).await;
     let mut login = lab.stay(&session, "exec sleep 600").await;
-    let (code, at) = login.ended(30).await;
+    let (code, at) = login.ended(40).await;
     assert_eq!(code.code(), Some(124), "{}", login.seen());
     assert_cut_in_time(at - soon);
     assert_tombstone(&lab.until_ended("soon", 20).await, "Expired");

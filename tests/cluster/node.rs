@@ -22,7 +22,8 @@ impl Process {
     /// Sends a signal.
     pub fn signal(&self, name: &str) {
         let status = std::process::Command::new("kill").args([&format!("-{name}"), &self.id.to_string()]).status().expect("kill");
-        assert!(status.success(), "{name} to {} ({})", self.id, self.command);
+        let is_gone = || !std::path::Path::new(&format!("/proc/{}", self.id)).exists();
+        assert!(status.success() || is_gone(), "{name} to {} ({})", self.id, self.command);
     }
 
     /// How soon the kernel kills it when memory is short: 0, the last, to 1000, the first.

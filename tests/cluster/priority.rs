@@ -1,6 +1,6 @@
 //! A full node: who has to give way.
 
-use crate::harness::{Lab, PROBE_IMAGE};
+use crate::harness::{DEBUG, Lab, PROBE_IMAGE, eventually};
 use crate::reading::{end_reason, open_message};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -33,6 +33,9 @@ async fn free_cpu(lab: &Lab) -> u128 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_gives_way_to_a_recovery() {
     let lab = Lab::alone("preempted").await;
+    // What earlier tests left would make room when it goes.
+    let debug: Api<Pod> = lab.api_in(DEBUG);
+    eventually("earlier pods to be gone", 60, async || debug.list(&ListParams::default()).await.expect("listed").items.is_empty()).await;
     let session = lab.open("s", json!({})).await;
     // As much as is free, and half of what the session has: there is room for one of them.
     let wanted = free_cpu(&lab).await + 50;

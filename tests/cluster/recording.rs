@@ -65,7 +65,7 @@ async fn a_login_is_recorded_announced_and_verified() {
     let session = lab.open("s", json!({ "build": { "commit": "0a1b2c3", "pullRequest": "17" } })).await;
     assert_eq!(lab.run(&session, "echo seen by the user").await, "seen by the user");
     let reported =
-        lab.until("s", 10, "told of the recording", |session| status(session).connections.iter().any(|one| one.recording.is_some())).await;
+        lab.until("s", 45, "told of the recording", |session| status(session).connections.iter().any(|one| one.recording.is_some())).await;
     let connection = status(&reported).connections.pop().expect("a connection");
     let address = connection.recording.expect("an address");
     assert!(address.starts_with("s3://recordings/e2e/") && address.ends_with(&connection.id), "{address}");
@@ -75,9 +75,9 @@ async fn a_login_is_recorded_announced_and_verified() {
             .iter()
             .any(|event| event.reason.as_deref() == Some("Recorded") && event.note.as_ref().is_some_and(|note| note.contains(&address)))
     };
-    eventually("the event", 10, announced).await;
+    eventually("the event", 45, announced).await;
     let closed = async || list(&lab, &["--commit", "0a1b2c3"]).await.first().is_some_and(|one| one["state"] == "Complete");
-    eventually("the closed recording", 10, closed).await;
+    eventually("the closed recording", 45, closed).await;
     assert_eq!(list(&lab, &["--pull-request", "17", "--actor", "octocat", "--since", "1h"]).await.len(), 1);
     assert!(list(&lab, &["--commit", "other"]).await.is_empty());
     let verified = verify(&lab, &address).await;
@@ -108,7 +108,7 @@ async fn the_page_shows_sessions_and_recordings_to_whom_the_ingress_knows() {
     let sessions = page(&lab, "/", Some("alice")).await;
     assert!(sessions.contains(&lab.namespace) && sessions.contains("Open") && sessions.ends_with("200"), "{sessions}");
     let closed = async || list(&lab, &[]).await.first().is_some_and(|one| one["state"] == "Complete");
-    eventually("the closed recording", 10, closed).await;
+    eventually("the closed recording", 45, closed).await;
     let found = page(&lab, &format!("/recordings?namespace={}", lab.namespace), Some("alice")).await;
     let name = list(&lab, &[]).await[0]["recording"].as_str().expect("a name").to_owned();
     assert!(found.contains(&name) && found.ends_with("200"), "{found}");

@@ -1,9 +1,10 @@
 //! One live session per project; the others wait their turn.
 
-use super::harness::Lab;
+use super::harness::{Lab, eventually, text};
 use super::reading::{end_reason, is_true, open_message, status};
 use sandglass::api::session::Phase;
 use serde_json::json;
+use std::process::Stdio;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_one_project_take_turns() {
@@ -19,18 +20,16 @@ async fn sessions_of_one_project_take_turns() {
     lab.open("other", json!({ "project": "backend" })).await;
 
     // Who logs in meanwhile sees why they wait, and lands in a shell when it is their turn.
+    let told = lab.path("told");
     let mut client = lab.client_of("ssh", &waiting);
-    let client = client.args(["s", "echo landed"]).output();
-    let end = async {
-        let busy = lab.get("second").await;
-        assert!(!super::reading::is_open(&busy));
-        lab.change("first", json!({ "end": true })).await.expect("ended");
-        lab.until_open("second").await
-    };
-    let (output, second) = tokio::join!(client, end);
-    let output = output.expect("ssh");
-    assert_eq!(super::harness::text(&output.stdout), "landed\n", "{output:?}");
-    assert!(super::harness::text(&output.stderr).contains("waiting: ProjectBusy"), "{output:?}");
+    client.args(["s", "echo landed"]).stdout(Stdio::piped()).stderr(std::fs::File::create(&told).expect("created"));
+    let client = client.spawn().expect("ssh");
+    let busy = async || std::fs::read_to_string(&told).expect("read").contains("waiting: ProjectBusy");
+    eventually("the user to be told why", 30, busy).await;
+    lab.change("first", json!({ "end": true })).await.expect("ended");
+    let second = lab.until_open("second").await;
+    let output = client.wait_with_output().await.expect("ssh");
+    assert_eq!(text(&output.stdout), "landed\n", "{output:?}");
     assert_eq!(end_reason(&lab.until_ended("first", 15).await), "EndRequested");
     assert!(lab.pod(&first).await.is_none(), "the first one's pod went before the second one's came");
     assert_ne!(status(&first).pod, status(&second).pod);

@@ -251,7 +251,7 @@ async fn refusals_say_what_helps() {
     let first = open(&["--image", BUILD_IMAGE, "--name", "first"]);
     done(&lab, agent, &first).await;
     refused(&lab, agent, 1, "there is a DebugSession first", &first).await;
-    refused(&lab, agent, 4, "ProjectBusy", &open(&["--image", BUILD_IMAGE, "--name", "second", "--timeout", "2s"])).await;
+    refused(&lab, agent, 4, "ProjectBusy", &open(&["--image", BUILD_IMAGE, "--name", "second", "--timeout", "8s"])).await;
     assert_eq!(
         done(&lab, agent, &open(&["--image", BUILD_IMAGE, "--name", "x", "--no-wait"])).await,
         "debugsession.sandglass.dev/x created"
@@ -263,14 +263,15 @@ async fn refusals_say_what_helps() {
 /// On a terminal one sees what is waited for, in colour unless one does not want any; elsewhere nothing.
 async fn progress(lab: &Lab, agent: &Agent) {
     for (name, no_color) in [("coloured", ""), ("plain", "1")] {
-        let words = open(&["-n", &lab.namespace, "--image", BUILD_IMAGE, "--name", name, "--timeout", "2s"]).join(" ");
+        let words = open(&["-n", &lab.namespace, "--image", BUILD_IMAGE, "--name", name, "--timeout", "8s"]).join(" ");
         let mut terminal = Command::new("script");
         terminal.args(["-q", "-e", "-c", &format!("{PLUGIN} {words}"), "/dev/null"]).env("TERM", "xterm").env("NO_COLOR", no_color);
         terminal.env("SSH_AUTH_SOCK", &agent.socket).stdin(Stdio::null()).kill_on_drop(true);
         let output = finish(terminal, 60).await;
         let shown = text(&output.stdout);
         assert_eq!(output.status.code(), Some(4), "{shown}");
-        assert!(shown.contains(&format!("{name}: 1s: ProjectBusy: ")), "{shown}");
+        let waits = (0..8).any(|second| shown.contains(&format!("{name}: {second}s: ProjectBusy: ")));
+        assert!(waits, "{shown}");
         assert_eq!(shown.contains("\u{1b}[2m"), no_color.is_empty(), "{shown}");
         done(lab, None, &["end", name]).await;
     }
@@ -351,18 +352,23 @@ async fn kubectl_finds_it_and_shells_complete_names() {
 
     // As kubectl's own completion asks.
     let offered = async |words: &[&str]| text(&kubectl(&[&["__complete", "sandglass"], words].concat()).await.stdout);
+    // Where the API server takes its time, nothing is offered.
+    let find = async |words: &[&str], name: &str| eventually("it is offered", 30, async || offered(words).await.contains(name)).await;
+    find(&["ssh", "-n", namespace, "bui"], "build-42\t").await;
     let names = offered(&["ssh", "-n", namespace, "bui"]).await;
-    assert!(names.starts_with("build-42\t") && names.contains("\n:4") && !names.contains("build-43"), "{names}");
+    assert!(names.contains("\n:4") && !names.contains("build-43"), "{names}");
     assert!(offered(&["po"]).await.starts_with("power"));
     assert!(offered(&["power", "cy"]).await.starts_with("cycle"));
-    assert!(offered(&["list", "-n", namespace.split_at(namespace.len() - 2).0]).await.contains(namespace));
+    find(&["list", "-n", namespace.split_at(namespace.len() - 2).0], namespace).await;
     // As bash asks.
     let script = "source <(kubectl-sandglass completion bash)\nCOMP_WORDS=(kubectl-sandglass end -n \"$1\" bui); COMP_CWORD=4; COMP_TYPE=9\n\
                   _clap_complete_kubectl_sandglass kubectl-sandglass bui \"$1\"; printf '%s\\n' \"${COMPREPLY[@]}\"";
-    let mut bash = Command::new("bash");
-    bash.args(["-c", script, "bash", namespace]).env("PATH", path()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = finish(bash, 30).await;
-    assert_eq!(text(&output.stdout).trim(), "build-42", "{}", text(&output.stderr));
+    let in_bash = async || {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script, "bash", namespace]).env("PATH", path()).stdin(Stdio::null()).kill_on_drop(true);
+        text(&finish(bash, 30).await.stdout).trim() == "build-42"
+    };
+    eventually("bash offers it", 30, in_bash).await;
     for shell in ["zsh", "fish", "powershell"] {
         assert!(done(&lab, None, &["completion", shell]).await.contains("kubectl-sandglass"), "{shell}");
     }
@@ -388,7 +394,7 @@ async fn silent_server(lab: &Lab) {
     let began = Instant::now();
     let offered = kubectl(&["__complete", "sandglass", "ssh", "--kubeconfig", &file, ""]).await;
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
     assert!(!text(&offered.stdout).contains("build-"), "{}", text(&offered.stdout));
     let contexts = kubectl(&["__complete", "sandglass", "ssh", "--kubeconfig", &file, "--context", ""]).await;
     assert!(text(&contexts.stdout).starts_with("silent\n"), "{}", text(&contexts.stdout));

@@ -1,6 +1,6 @@
 //! Tekton: a failed run as a source, and the task for a pipeline's `finally`. By real runs of a real Tekton (`e2e/doors/tekton`).
 
-use super::harness::{BUILD_IMAGE, Lab, kubectl};
+use super::harness::{BUILD_IMAGE, Lab, eventually, kubectl};
 use super::reading::{is_open, status};
 use kube::Api;
 use kube::api::{DynamicObject, ListParams, PostParams};
@@ -186,7 +186,9 @@ async fn the_task_may_create_and_read_sessions_and_nothing_else() {
     let lab = Lab::shared("tekton-rights").await;
     install(&lab);
     let account = format!("system:serviceaccount:{}:sandglass-debug", lab.namespace);
-    let list = kubectl(&["auth", "can-i", "--list", "--no-headers", "-n", &lab.namespace, "--as", &account]);
+    let rights = || kubectl(&["auth", "can-i", "--list", "--no-headers", "-n", &lab.namespace, "--as", &account]);
+    eventually("the binding to be known", 30, async || rights().contains("debugsessions")).await;
+    let list = rights();
     let ours: Vec<&str> = list.lines().filter(|line| !line.contains("selfsubject") && !line.trim_start().starts_with('[')).collect();
     assert_eq!(ours.len(), 1, "{list}");
     assert!(ours[0].starts_with("debugsessions.sandglass.dev") && ours[0].trim_end().ends_with("[create get]"), "{list}");
@@ -205,7 +207,7 @@ async fn a_run_that_took_too_long_is_a_source_too() {
             "workingDir": "/workspace", "env": [{ "name": "TASK", "value": name }, { "name": "FOR", "value": "$(context.taskRun.namespace)" }] }] } })
     };
     let mut slow = step("slow", "sleep 600");
-    slow["timeout"] = json!("8s");
+    slow["timeout"] = json!("25s");
     let spec = json!({ "pipelineSpec": { "tasks": [slow] } });
     create(&lab, "PipelineRun", "late", spec).await;
     assert_eq!(ended(&lab, "PipelineRun", "late").await.0, "False");
@@ -214,7 +216,7 @@ async fn a_run_that_took_too_long_is_a_source_too() {
     lab.change("late", json!({ "end": true })).await.expect("ended");
     lab.until_ended("late", 30).await;
 
-    let spec = json!({ "pipelineSpec": { "tasks": [step("first", "exit 1"), step("second", "sleep 4; exit 1")] } });
+    let spec = json!({ "pipelineSpec": { "tasks": [step("first", "exit 1"), step("second", "sleep 20; exit 1")] } });
     create(&lab, "PipelineRun", "two", spec).await;
     assert_eq!(ended(&lab, "PipelineRun", "two").await.0, "False");
     let session = lab.open("two", json!({ "source": { "pipelineRun": { "name": "two" } } })).await;

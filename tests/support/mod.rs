@@ -80,7 +80,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let farewell = Farewell { words: Duration::from_secs(10), leave: Duration::from_secs(10) };
+        let [words, leave, close] = [10, 20, 25].map(Duration::from_secs);
+        let farewell = Farewell { words, leave, close };
         let (change, must_be_closed) = (|_: &mut DebugSession| {}, Vec::new());
         Self { configuration: "", change, must_be_closed, now: Utc::now, archive: None, keystrokes: "Never", farewell }
     }

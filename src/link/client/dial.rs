@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -74,7 +74,7 @@ pub struct BadCertificate(String);
 /// Dials gateways that the link CA vouches for.
 pub struct Dialer {
     connector: TlsConnector,
-    reached: watch::Sender<bool>,
+    reached: watch::Sender<Option<Duration>>,
 }
 
 impl Dialer {
@@ -93,12 +93,12 @@ impl Dialer {
             .map_err(|failure| BadCertificate(failure.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { connector: TlsConnector::from(Arc::new(configuration)), reached: watch::Sender::new(false) })
+        Ok(Self { connector: TlsConnector::from(Arc::new(configuration)), reached: watch::Sender::new(None) })
     }
 
-    /// Becomes true with the first connection to a gateway: from then on there is a network, and what is closed is closed by it.
+    /// How long the last connection to a gateway took. With the first one there is a network, and what is closed is closed by it.
     #[must_use]
-    pub fn reached(&self) -> watch::Receiver<bool> {
+    pub fn reached(&self) -> watch::Receiver<Option<Duration>> {
         self.reached.subscribe()
     }
 
@@ -147,8 +147,8 @@ impl Dialer {
 
     async fn connect(&self, address: SocketAddr) -> Result<TlsStream<ReadAhead>, DialError> {
         let connect = |source| DialError::Connect { address, source };
-        let stream = reach(address).await.map_err(|source| DialError::Unreachable { address, source })?;
-        self.reached.send_replace(true);
+        let (stream, took) = reach(address).await.map_err(|source| DialError::Unreachable { address, source })?;
+        self.reached.send_replace(Some(took));
         crate::link::keep_alive(&stream);
         let name = ServerName::try_from(SERVER_NAME).map_err(|failure| connect(io::Error::other(failure)))?;
         let mut stream = self.connector.connect(name, ReadAhead::new(stream)).await.map_err(connect)?;
@@ -157,13 +157,18 @@ impl Dialer {
     }
 }
 
-async fn reach(address: SocketAddr) -> io::Result<TcpStream> {
+/// A connection, and how long it took.
+async fn reach(address: SocketAddr) -> io::Result<(TcpStream, Duration)> {
+    let attempt = async || {
+        let began = Instant::now();
+        Ok((TcpStream::connect(address).await?, began.elapsed()))
+    };
     for limit in FIRST_ATTEMPTS {
-        if let Ok(outcome) = tokio::time::timeout(limit, TcpStream::connect(address)).await {
+        if let Ok(outcome) = tokio::time::timeout(limit, attempt()).await {
             return outcome;
         }
     }
-    TcpStream::connect(address).await
+    attempt().await
 }
 
 /// Dials from the heap: the state of a TLS handshake is larger than that of the whole channel behind it.

@@ -10,8 +10,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info};
 
-/// How a connection is waited for: a plugin that drops packets gives no answer.
-const ATTEMPT_LIMIT: Duration = Duration::from_millis(250);
+/// How long an answer is waited for: a plugin that drops packets gives none. The kernel sends what got lost again after a second.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// The same for the first verdict, which the user waits for: so many times as long as a gateway took to answer, and at least so long.
+const FIRST_PATIENCE: (u32, Duration) = (20, Duration::from_millis(100));
 /// Time between two looks at the start, and between the two attempts of one look.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The same once the first second is over: a policy that comes late is not missed, and the target's queue of connections not
@@ -24,17 +26,17 @@ const LATER: Duration = Duration::from_secs(5);
 /// Time for the report to reach the gateway before the agent exits.
 const REPORT_GRACE: Duration = Duration::from_secs(3);
 
-/// Starts probing once a gateway was `reached`: before that nothing may answer because there is no network yet. The verdict changes once at the
-/// start, and again should an address open later.
+/// Starts probing once a gateway was `reached`, and in what time: before that nothing may answer because there is no network yet. The verdict
+/// changes once at the start, and again should an address open later.
 #[must_use]
-pub fn start(must_be_closed: Vec<SocketAddr>, mut reached: watch::Receiver<bool>) -> watch::Receiver<Readiness> {
+pub fn start(must_be_closed: Vec<SocketAddr>, mut reached: watch::Receiver<Option<Duration>>) -> watch::Receiver<Readiness> {
     let (sender, verdict) = watch::channel(Readiness::Unknown);
     tokio::task::spawn_local(async move {
-        if reached.wait_for(|reached| *reached).await.is_err() {
-            return;
-        }
+        let Ok(took) = reached.wait_for(Option::is_some).await.map(|took| took.unwrap_or_default()) else { return };
+        let mut now = settle(&must_be_closed, first_patience(took), LIMIT).await;
+        // What answers too late for the first verdict is found by the look behind it, and not forgiven.
+        let mut limit = Duration::ZERO;
         loop {
-            let now = settle(&must_be_closed, LIMIT).await;
             match &now {
                 Readiness::NotIsolated(address) => error!(%address, "an address that must be closed is open"),
                 _ if *sender.borrow() == Readiness::Unknown => info!("isolated"),
@@ -45,10 +47,19 @@ pub fn start(must_be_closed: Vec<SocketAddr>, mut reached: watch::Receiver<bool>
             if open {
                 return sender.closed().await;
             }
-            sleep(LATER).await;
+            if !limit.is_zero() {
+                sleep(LATER).await;
+            }
+            now = settle(&must_be_closed, PATIENCE, limit).await;
+            limit = LIMIT;
         }
     });
     verdict
+}
+
+fn first_patience(took: Duration) -> Duration {
+    let (times, least) = FIRST_PATIENCE;
+    took.saturating_mul(times).clamp(least, PATIENCE)
 }
 
 /// Returns when isolation was refuted and the gateways had time to hear of it.
@@ -60,10 +71,10 @@ pub async fn refused(mut verdict: watch::Receiver<Readiness>) {
 }
 
 /// Tries until everything is closed, or something is still open after `limit`.
-async fn settle(must_be_closed: &[SocketAddr], limit: Duration) -> Readiness {
+async fn settle(must_be_closed: &[SocketAddr], patience: Duration, limit: Duration) -> Readiness {
     let began = Instant::now();
     loop {
-        match first_open(must_be_closed).await {
+        match first_open(must_be_closed, patience).await {
             None => return Readiness::Ready,
             Some(address) if began.elapsed() >= limit => return Readiness::NotIsolated(address),
             Some(_) => {}
@@ -73,10 +84,10 @@ async fn settle(must_be_closed: &[SocketAddr], limit: Duration) -> Readiness {
 }
 
 /// Tries each address twice, a moment apart and without waiting for one another: what drops packets is waited for once.
-async fn first_open(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+async fn first_open(addresses: &[SocketAddr], patience: Duration) -> Option<SocketAddr> {
     let attempts = addresses.iter().flat_map(|address| [(address, Duration::ZERO), (address, PAUSE)]).map(|(address, pause)| async move {
         sleep(pause).await;
-        let open = matches!(timeout(ATTEMPT_LIMIT, TcpStream::connect(address)).await, Ok(Ok(_)));
+        let open = matches!(timeout(patience, TcpStream::connect(address)).await, Ok(Ok(_)));
         open.then_some(*address)
     });
     futures_util::future::join_all(attempts).await.into_iter().flatten().next()
@@ -91,15 +102,14 @@ mod tests {
     async fn open_and_closed_addresses_are_told_apart() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let open = listener.local_addr().expect("address");
-        assert_eq!(first_open(&[open]).await, Some(open));
+        assert_eq!(first_open(&[open], PATIENCE).await, Some(open));
         drop(listener);
-        assert_eq!(settle(&[open], LIMIT).await, Readiness::Ready);
-        assert_eq!(settle(&[], LIMIT).await, Readiness::Ready);
+        assert_eq!(settle(&[open], PATIENCE, LIMIT).await, Readiness::Ready);
+        assert_eq!(settle(&[], PATIENCE, LIMIT).await, Readiness::Ready);
     }
 
     /// A listener whose queue is full drops packets, as some network plugins do.
-    #[tokio::test]
-    async fn what_gives_no_answer_is_waited_for_once() {
+    async fn full_queue() -> (TcpListener, SocketAddr, Vec<TcpStream>) {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
         let listener = socket.listen(0).expect("listening");
@@ -109,10 +119,39 @@ mod tests {
             queue.push(stream);
             assert!(queue.len() < 16, "the queue is never full");
         }
+        (listener, address, queue)
+    }
+
+    #[tokio::test]
+    async fn what_gives_no_answer_is_waited_for_once() {
+        let (_listener, address, _queue) = full_queue().await;
         tokio::time::pause();
         let began = Instant::now();
-        assert_eq!(first_open(&[address]).await, None);
-        assert!(began.elapsed() < ATTEMPT_LIMIT * 2, "{:?}", began.elapsed());
+        assert_eq!(first_open(&[address], PATIENCE).await, None);
+        assert!(began.elapsed() < PATIENCE * 2, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn the_first_verdict_waits_by_what_a_gateway_took() {
+        let patience = |took| first_patience(Duration::from_millis(took)).as_millis();
+        assert_eq!([0, 5, 20, 49, 51, 3000].map(patience), [100, 100, 400, 980, 1020, 1500]);
+    }
+
+    #[tokio::test]
+    async fn what_answers_too_late_for_the_first_verdict_is_found_out_all_the_same() {
+        let tests = tokio::task::LocalSet::new();
+        tests
+            .run_until(async {
+                let (listener, address, _queue) = full_queue().await;
+                let (_reached, heard) = watch::channel(Some(Duration::ZERO));
+                let mut verdict = start(vec![address], heard);
+                verdict.wait_for(|verdict| *verdict == Readiness::Ready).await.expect("a verdict");
+                // With room in its queue it answers what is sent again after a second.
+                tokio::task::spawn_local(async move { while listener.accept().await.is_ok() {} });
+                let found = timeout(Duration::from_secs(20), verdict.wait_for(|verdict| *verdict == Readiness::NotIsolated(address))).await;
+                assert!(found.is_ok_and(|found| found.is_ok()), "an address that is open was not found");
+            })
+            .await;
     }
 
     #[tokio::test]
@@ -120,10 +159,10 @@ mod tests {
         let tests = tokio::task::LocalSet::new();
         tests
             .run_until(async {
-                let (reached, heard) = watch::channel(false);
+                let (reached, heard) = watch::channel(None);
                 let mut verdict = start(vec![], heard);
                 assert!(timeout(Duration::from_millis(100), verdict.changed()).await.is_err(), "{:?}", *verdict.borrow());
-                reached.send_replace(true);
+                reached.send_replace(Some(Duration::from_millis(1)));
                 verdict.wait_for(|verdict| *verdict == Readiness::Ready).await.expect("a verdict");
             })
             .await;
@@ -133,6 +172,6 @@ mod tests {
     async fn an_address_that_stays_open_is_found_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let open = listener.local_addr().expect("address");
-        assert_eq!(settle(&[open], Duration::from_millis(100)).await, Readiness::NotIsolated(open));
+        assert_eq!(settle(&[open], PATIENCE, Duration::from_millis(100)).await, Readiness::NotIsolated(open));
     }
 }
