@@ -85,7 +85,7 @@ async fn run(settings: AgentSettings, launcher: launcher::Launcher) -> Result<i3
     reaper::start().map_err(AgentError::Start)?;
     let deadline = Deadline::new(settings.expires_at, settings.remaining_seconds);
     let environment = environment::Environment::of(&settings);
-    let isolation = probe::start(settings.must_be_closed.clone(), dialer.reached());
+    let isolation = probe::start(settings.must_be_closed.clone(), probe::SHORT_PATIENCE, dialer.reached());
     let shells = channel::Shells { launcher, environment, forwards: forward::Pending::default() };
     let client = Client::new(dialer, settings.token_path.clone().into(), isolation.clone(), shells);
     client::start(&settings.links, &Rc::new(client));

@@ -14,6 +14,9 @@ use tracing::info;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// When a client without a channel is told to leave: what its last one showed may still be on the way.
+const LEAVE_SILENT: Duration = Duration::from_millis(700);
+
 /// What a connection that is cut is given, each from the cut on.
 #[derive(Clone, Copy, Debug)]
 pub struct Farewell {
@@ -159,9 +162,9 @@ async fn end(connection: &Connection, handle: &russh::server::Handle, cut: &sock
     };
     let farewell = async {
         let _ = tokio::time::timeout(limits.words, words).await;
-        // Told to leave, OpenSSH drops what it has not shown yet. Who has been shown nothing has nothing to lose.
-        let leave = if silent { began } else { began + limits.leave };
-        if tokio::time::timeout_at(leave, &mut closed).await.is_err() {
+        // Told to leave, OpenSSH drops what it has not shown yet.
+        let leave = if silent { LEAVE_SILENT.min(limits.leave) } else { limits.leave };
+        if tokio::time::timeout_at(began + leave, &mut closed).await.is_err() {
             let _ = handle.disconnect(Disconnect::ByApplication, format!("sandglass: {reason}"), String::new()).await;
             closed.await;
         }
@@ -199,7 +202,8 @@ mod tests {
 
     #[test]
     fn nobody_stays_five_seconds_longer() {
-        assert!(TICK + Farewell::default().close < Duration::from_secs(5));
+        let Farewell { words, leave, close } = Farewell::default();
+        assert!(words < leave && leave < close && TICK + close < Duration::from_secs(5));
     }
 
     #[test]

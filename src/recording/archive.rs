@@ -21,6 +21,7 @@ pub(super) const HELD_BY_ALL: u64 = 256 * 1024 * 1024;
 
 /// How long a channel waits until the store has the event of its beginning; then there is no shell.
 pub const PATIENCE: Duration = Duration::from_millis(1800);
+const _: () = assert!(PATIENCE.as_millis() < 2000, "users are promised an answer within two seconds");
 
 /// See the module.
 pub struct Archive {

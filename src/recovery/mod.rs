@@ -50,7 +50,7 @@ async fn serve(settings: RecoverySettings) -> anyhow::Result<u8> {
     tracing::info!("started");
     let dialer = Dialer::new(&settings.certificate_authority)?;
     let deadline = Deadline::new(settings.expires_at, settings.remaining_seconds);
-    let isolation = probe::start(settings.must_be_closed.clone(), dialer.reached());
+    let isolation = probe::start(settings.must_be_closed.clone(), probe::PATIENCE, dialer.reached());
     let keyholder = Rc::new(Keyholder::start(&key_request(&settings)).await.context("failed to start the keyholder")?);
     let (sender, readiness) = watch::channel(Readiness::Unknown);
     tokio::task::spawn_local(readiness::prepare(isolation, Rc::clone(&keyholder), sender));

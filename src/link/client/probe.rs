@@ -3,6 +3,8 @@
 //! closed are tried.
 
 use super::Readiness;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -11,9 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info};
 
 /// How long an answer is waited for: a plugin that drops packets gives none. The kernel sends what got lost again after a second.
-const PATIENCE: Duration = Duration::from_millis(1500);
-/// The same for the first verdict, which the user waits for: so many times as long as a gateway took to answer, and at least so long.
-const FIRST_PATIENCE: (u32, Duration) = (20, Duration::from_millis(100));
+pub const PATIENCE: Duration = Duration::from_millis(1500);
+/// The same for the first verdict where a user waits for it: at least so long, and so many times as long as a gateway took to answer.
+pub const SHORT_PATIENCE: Duration = Duration::from_millis(100);
+const TIMES: u32 = 20;
 /// Time between two looks at the start, and between the two attempts of one look.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The same once the first second is over: a policy that comes late is not missed, and the target's queue of connections not
@@ -27,39 +30,36 @@ const LATER: Duration = Duration::from_secs(5);
 const REPORT_GRACE: Duration = Duration::from_secs(3);
 
 /// Starts probing once a gateway was `reached`, and in what time: before that nothing may answer because there is no network yet. The verdict
-/// changes once at the start, and again should an address open later.
+/// changes once at the start, for which an answer is waited for `at_least` so long, and again should an address open later.
 #[must_use]
-pub fn start(must_be_closed: Vec<SocketAddr>, mut reached: watch::Receiver<Option<Duration>>) -> watch::Receiver<Readiness> {
+pub fn start(
+    must_be_closed: Vec<SocketAddr>,
+    at_least: Duration,
+    mut reached: watch::Receiver<Option<Duration>>,
+) -> watch::Receiver<Readiness> {
     let (sender, verdict) = watch::channel(Readiness::Unknown);
     tokio::task::spawn_local(async move {
         let Ok(took) = reached.wait_for(Option::is_some).await.map(|took| took.unwrap_or_default()) else { return };
-        let mut now = settle(&must_be_closed, first_patience(took), LIMIT).await;
-        // What answers too late for the first verdict is found by the look behind it, and not forgiven.
-        let mut limit = Duration::ZERO;
-        loop {
-            match &now {
-                Readiness::NotIsolated(address) => error!(%address, "an address that must be closed is open"),
-                _ if *sender.borrow() == Readiness::Unknown => info!("isolated"),
-                _ => {}
-            }
-            let open = matches!(now, Readiness::NotIsolated(_));
-            sender.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
-            if open {
-                return sender.closed().await;
-            }
-            if !limit.is_zero() {
-                sleep(LATER).await;
-            }
-            now = settle(&must_be_closed, PATIENCE, limit).await;
-            limit = LIMIT;
+        let mut now = settle(&must_be_closed, first_patience(took, at_least), LIMIT).await;
+        if now == Readiness::Ready {
+            info!("isolated");
+            sender.send_replace(now);
+            // What answers too late for the first verdict is found here, and not forgiven.
+            now = settle(&must_be_closed, PATIENCE, Duration::ZERO).await;
         }
+        while now == Readiness::Ready {
+            sleep(LATER).await;
+            now = settle(&must_be_closed, PATIENCE, LIMIT).await;
+        }
+        error!(verdict = ?now, "an address that must be closed is open");
+        sender.send_replace(now);
+        sender.closed().await;
     });
     verdict
 }
 
-fn first_patience(took: Duration) -> Duration {
-    let (times, least) = FIRST_PATIENCE;
-    took.saturating_mul(times).clamp(least, PATIENCE)
+fn first_patience(took: Duration, at_least: Duration) -> Duration {
+    took.saturating_mul(TIMES).clamp(at_least, PATIENCE)
 }
 
 /// Returns when isolation was refuted and the gateways had time to hear of it.
@@ -90,7 +90,13 @@ async fn first_open(addresses: &[SocketAddr], patience: Duration) -> Option<Sock
         let open = matches!(timeout(patience, TcpStream::connect(address)).await, Ok(Ok(_)));
         open.then_some(*address)
     });
-    futures_util::future::join_all(attempts).await.into_iter().flatten().next()
+    let mut outcomes: FuturesUnordered<_> = attempts.collect();
+    while let Some(outcome) = outcomes.next().await {
+        if outcome.is_some() {
+            return outcome;
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -133,8 +139,20 @@ mod tests {
 
     #[test]
     fn the_first_verdict_waits_by_what_a_gateway_took() {
-        let patience = |took| first_patience(Duration::from_millis(took)).as_millis();
+        let patience = |took| first_patience(Duration::from_millis(took), SHORT_PATIENCE).as_millis();
         assert_eq!([0, 5, 20, 49, 51, 3000].map(patience), [100, 100, 400, 980, 1020, 1500]);
+        assert_eq!(first_patience(Duration::ZERO, PATIENCE), PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn what_is_open_is_told_before_what_is_silent_is_given_up() {
+        let (_listener, silent, _queue) = full_queue().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let open = listener.local_addr().expect("address");
+        tokio::time::pause();
+        let began = Instant::now();
+        assert_eq!(first_open(&[silent, open], PATIENCE).await, Some(open));
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     }
 
     #[tokio::test]
@@ -144,11 +162,12 @@ mod tests {
             .run_until(async {
                 let (listener, address, _queue) = full_queue().await;
                 let (_reached, heard) = watch::channel(Some(Duration::ZERO));
-                let mut verdict = start(vec![address], heard);
-                verdict.wait_for(|verdict| *verdict == Readiness::Ready).await.expect("a verdict");
+                let mut verdict = start(vec![address], SHORT_PATIENCE, heard);
+                let first = timeout(Duration::from_secs(20), verdict.wait_for(|verdict| *verdict != Readiness::Unknown)).await;
+                assert_eq!(*first.expect("in time").expect("a verdict"), Readiness::Ready);
                 // With room in its queue it answers what is sent again after a second.
                 tokio::task::spawn_local(async move { while listener.accept().await.is_ok() {} });
-                let found = timeout(Duration::from_secs(20), verdict.wait_for(|verdict| *verdict == Readiness::NotIsolated(address))).await;
+                let found = timeout(LATER, verdict.wait_for(|verdict| *verdict == Readiness::NotIsolated(address))).await;
                 assert!(found.is_ok_and(|found| found.is_ok()), "an address that is open was not found");
             })
             .await;
@@ -160,7 +179,7 @@ mod tests {
         tests
             .run_until(async {
                 let (reached, heard) = watch::channel(None);
-                let mut verdict = start(vec![], heard);
+                let mut verdict = start(vec![], SHORT_PATIENCE, heard);
                 assert!(timeout(Duration::from_millis(100), verdict.changed()).await.is_err(), "{:?}", *verdict.borrow());
                 reached.send_replace(Some(Duration::from_millis(1)));
                 verdict.wait_for(|verdict| *verdict == Readiness::Ready).await.expect("a verdict");
