@@ -51,7 +51,9 @@ pub fn start(
             sleep(LATER).await;
             now = settle(&must_be_closed, PATIENCE, LIMIT).await;
         }
-        error!(verdict = ?now, "an address that must be closed is open");
+        if let Readiness::NotIsolated(address) = &now {
+            error!(%address, "an address that must be closed is open");
+        }
         sender.send_replace(now);
         sender.closed().await;
     });
